@@ -1,0 +1,98 @@
+"""The command `shallowpaths`."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from shallowpaths import __version__, recipes, runs
+
+_CHOICES = {"network": runs.NETWORKS, "data": runs.DATA, "schedule": runs.SCHEDULES, "precision": runs.PRECISIONS, "device": runs.DEVICES}
+
+
+class _Commands(click.Group):
+    """A group whose commands turn what the user got wrong into exit code 2 and one line."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ValueError as error:
+            message = " ".join(str(error).split())
+            click.echo(f"shallowpaths {context.invoked_subcommand}: {message}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.version_option(__version__)
+def main() -> None:
+    """Why very deep residual networks train: run the experiments of the book Shallow Paths."""
+
+
+def _run_options(command: Callable) -> Callable:
+    """One option for each setting of a RunConfig, with its default; the help is the setting's own documentation."""
+    for setting in reversed(dataclasses.fields(runs.RunConfig)):
+        flags, more = [f"--{setting.name.replace('_', '-')}"], {"type": setting.type}
+        if setting.name in _CHOICES:
+            more = {"type": click.Choice(_CHOICES[setting.name])}
+        elif setting.type is bool:
+            flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {}
+        default = None if setting.name == "learning_rate" else setting.default
+        command = click.option(*flags, default=default, help=_setting_help(setting.name), **more)(command)
+    return command
+
+
+def _setting_help(name: str) -> str:
+    lines = [line.strip() for line in (runs.RunConfig.__doc__ or "").splitlines()]
+    text = next(line.partition(": ")[2] for line in lines if line.startswith(f"{name}: "))
+    return f"{text} [{runs.RunConfig.learning_rate}]" if name == "learning_rate" else text
+
+
+@main.command()
+@_run_options
+@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate.")
+@click.option("--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to.")
+@click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="Append the record to this file of JSON lines.")
+def train(effective_learning_rate: float | None, data_folder: Path | None, store: Path | None, **settings: Any) -> None:
+    """Train one network and print its record."""
+    learning_rate = settings.pop("learning_rate")
+    if learning_rate is not None and effective_learning_rate is not None:
+        raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
+    if effective_learning_rate is not None:
+        config = runs.RunConfig.at_effective_rate(effective_learning_rate, **settings)
+    else:
+        config = runs.RunConfig(learning_rate=runs.RunConfig.learning_rate if learning_rate is None else learning_rate, **settings)
+    from shallowpaths.sweeping import sweep  # imports torch, which --help and mistakes need not wait for
+
+    (record,) = sweep([config], store=store, data_folder=data_folder)
+    click.echo(_describe(record))
+
+
+def _describe(record: runs.RunRecord) -> str:
+    config = record.config
+    rows = [
+        ("network", f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"),
+        ("recipe", config.recipe),
+        ("data", f"{config.data}, {record.train_images:,} training images, {config.epochs} epochs, batch {config.batch_size}"),
+        ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
+        ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
+    ]
+    if record.test_accuracy is not None:
+        rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
+    rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
+    return tabulate(rows, tablefmt="plain")
+
+
+@main.command("recipes")
+def list_recipes() -> None:
+    """List the recipes: what can stand on a residual branch."""
+    rows = []
+    for name in recipes.NAMES:
+        recipe = recipes.get_recipe(name)
+        default = {f.name: f.default for f in dataclasses.fields(recipe)}
+        differs = {k: v for k, v in dataclasses.asdict(recipe).items() if k != "name" and v != default[k]}
+        rows.append((name, ", ".join(f"{k} = {v}" for k, v in differs.items())))
+    click.echo(tabulate(rows, headers=("recipe", "what it sets")))

@@ -1,0 +1,206 @@
+"""Whole data sets as uint8 tensors on the device, and the augmentation that happens there.
+
+"digits" ships with scikit-learn and needs no download. "cifar10" is read from torchvision's files, which are
+downloaded once if they are not there.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shallowpaths.runs import DATA, one_of
+from shallowpaths.torchvision_import import import_torchvision
+
+FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
+DIGITS_TEST = 360  # of 1797 images
+SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set on one device.
+
+    Attributes:
+        name: "digits" or "cifar10".
+        train_images, test_images: uint8 [N, C, H, W].
+        train_labels, test_labels: int64 [N].
+        validation_images, validation_labels: the same; empty unless `hold_out` made them.
+        mean, std: float32 [C, 1, 1], of the whole training set, in the pixels' own units.
+        classes: number of labels.
+        padding: pixels that a random crop may shift an image by, in each direction.
+        flips: whether a mirrored image is as good as the image (of a digit it is not).
+        checksum: SHA-256 of all images and labels.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    classes: int
+    padding: int
+    flips: bool
+    checksum: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return tuple(self.train_images.shape[1:])
+
+    def standardize(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, H, W] -> float32, each channel with mean 0 and standard deviation 1 over the training set."""
+        return (images.float() - self.mean) / self.std
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data on another device."""
+        moved = {f.name: value.to(device) for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return dataclasses.replace(self, **moved)
+
+    def hold_out(self, fraction: float) -> "Dataset":
+        """Move a fraction of the training images, always the same ones, to the validation split."""
+        count = round(fraction * len(self.train_images))
+        if fraction == 0:
+            return self
+        if not 0 < count < len(self.train_images):
+            raise ValueError(f"validation {fraction}: of {len(self.train_images)} training images that leaves {count} to validate on")
+        order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        order = order.to(self.train_images.device)
+        held, kept = order[:count], order[count:]
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[kept],
+            train_labels=self.train_labels[kept],
+            validation_images=self.train_images[held],
+            validation_labels=self.train_labels[held],
+        )
+
+
+def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
+    """The data set called `name` ("digits" or "cifar10"), whole, on `device`.
+
+    Args:
+        folder: where CIFAR-10's files are or shall be; by default the environment variable SHALLOWPATHS_DATA, else
+            ~/.cache/shallowpaths. The digits need no folder.
+
+    Raises:
+        ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
+            names the folder.
+    """
+    one_of("data", name, DATA)
+    if name == "digits":
+        return _digits().to(device)
+    folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "shallowpaths").expanduser()
+    return _cifar10(folder.resolve()).to(device)
+
+
+def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
+    """Each image padded with zeros, cropped back to its size at its own offset, and mirrored if its flip says so.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        padding: p, zeros on each side.
+        offsets: int64 [N, 2], the crop's top and left corner in the padded image, each 0 to 2p. (p, p) shifts nothing.
+        flips: bool [N].
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # [N, H]
+    columns = torch.arange(width, device=images.device).expand(len(images), -1)
+    columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)  # [N, W]
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C], one gather
+    return cropped.permute(0, 3, 1, 2)
+
+
+def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Offsets [count, 2] uniform on 0 .. 2 padding, and flips [count] with probability 1/2 (none if not `flips`)."""
+    offsets = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < (0.5 if flips else 0.0)
+    return offsets, mirrored
+
+
+@functools.cache
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits  # 1 second to import, so only where it is used
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    return _dataset("digits", images[train], labels[train], images[test], labels[test], padding=1, flips=False)
+
+
+@functools.cache
+def _cifar10(folder: Path) -> Dataset:
+    datasets = import_torchvision("datasets")
+    _check_files(folder, datasets)
+    parts = []
+    for train in (True, False):
+        try:
+            part = datasets.CIFAR10(folder, train=train, download=not _files_are_there(folder, datasets))
+        except (OSError, RuntimeError) as error:  # torchvision raises either when a download fails
+            raise ValueError(
+                f"CIFAR-10 is not in {folder} and could not be downloaded ({error}). Put torchvision's folder "
+                f"cifar-10-batches-py there, or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
+            ) from error
+        parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
+    return _dataset("cifar10", *parts, padding=4, flips=True)
+
+
+def _check_files(folder: Path, datasets) -> None:
+    for file_name, checksum in _files(datasets.CIFAR10):
+        path = folder / datasets.CIFAR10.base_folder / file_name
+        if path.exists() and not datasets.utils.check_integrity(path, checksum):
+            raise ValueError(f"CIFAR-10 file {path} is damaged: its MD5 is not {checksum}. Delete it, and it will be downloaded again")
+
+
+def _files_are_there(folder: Path, datasets) -> bool:
+    return all((folder / datasets.CIFAR10.base_folder / name).exists() for name, _ in _files(datasets.CIFAR10))
+
+
+def _files(cifar) -> list[tuple[str, str]]:
+    """The data set's files and their MD5."""
+    return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
+
+
+def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Per channel, [C, 1, 1], exactly: from how often each of the 256 values occurs."""
+    counts = np.stack([np.bincount(images[:, c].numpy().ravel(), minlength=256) for c in range(images.shape[1])])
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ np.arange(256)
+    variance = share @ np.arange(256.0) ** 2 - mean**2
+    return tuple(torch.from_numpy(a).float()[:, None, None] for a in (mean, np.sqrt(variance)))
+
+
+def _dataset(name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, **more) -> Dataset:
+    mean, std = _mean_and_std(train_images)
+    digest = hashlib.sha256()
+    for tensor in (train_images, train_labels, test_images, test_labels):
+        digest.update(tensor.numpy().tobytes())
+    return Dataset(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        validation_images=train_images[:0],
+        validation_labels=train_labels[:0],
+        mean=mean,
+        std=std,
+        classes=int(train_labels.max()) + 1,
+        checksum=digest.hexdigest(),
+        **more,
+    )

@@ -1,0 +1,312 @@
+"""Residual networks, one class per architecture; what stands on the branch is a Recipe.
+
+Both networks are made of the same ResidualBlock. A block ends in a ResidualAddition, a module of its own: it sees
+the skip path and the finished branch just before they meet, which is where the paper's quantities live and where
+`shallowpaths.measure` looks.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths.recipes import Recipe, get_recipe
+from shallowpaths.runs import RunConfig, blocks_of, one_of
+
+ACTIVATIONS = ("relu", "linear")
+IMAGE_CHANNELS = (16, 32, 64)  # of the Wide-ResNet's three stages, before the width factor
+
+Normalization = Callable[[int], nn.Module]
+
+
+class Scale(nn.Module):
+    """Multiply by one number: SkipInit's alpha, or Fixup's multiplier."""
+
+    def __init__(self, initial: float, learns: bool = True):
+        super().__init__()
+        self.initial = initial
+        self.alpha = nn.Parameter(torch.empty(()), requires_grad=learns)
+
+    def reset_parameters(self) -> None:
+        """Back to the initial value."""
+        nn.init.constant_(self.alpha, self.initial)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.alpha * x
+
+
+class Shift(nn.Module):
+    """Add one number, 0 at first: Fixup's scalar bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(()))
+
+    def reset_parameters(self) -> None:
+        """Back to 0."""
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class Preactivation(nn.Sequential):
+    """What stands before a layer: normalization, then the activation, and Fixup's shifts before each."""
+
+    def __init__(self, channels: int, recipe: Recipe, normalization: Normalization | None, activation: str):
+        shift = "scalar biases" in recipe.fixup
+        parts = [
+            normalization(channels) if normalization else None,
+            Shift() if shift and activation == "relu" else None,
+            nn.ReLU() if activation == "relu" else None,
+            Shift() if shift else None,
+        ]
+        super().__init__(*(part for part in parts if part is not None))
+
+
+class ResidualAddition(nn.Module):
+    """(skip + branch) * scale; without a skip path, the branch alone."""
+
+    def __init__(self, scale: float = 1.0, skip_path: bool = True):
+        super().__init__()
+        self.scale, self.skip_path = scale, skip_path
+
+    def forward(self, skip: Tensor, branch: Tensor) -> Tensor:
+        total = skip + branch if self.skip_path else branch
+        return total if self.scale == 1.0 else total * self.scale
+
+
+class ResidualBlock(nn.Module):
+    """x + alpha * branch(x), pre-activation (He et al. 2016), any recipe.
+
+    The branch is a chain of preactivation -> layer. A shortcut, where the shape changes, reads the first
+    preactivation's output, as in pre-activation ResNets.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        recipe: Recipe,
+        blocks: int,
+        normalization: Normalization,
+        activation: str = "relu",
+        shortcut: nn.Module | None = None,
+    ):
+        super().__init__()
+        on_branch = normalization if recipe.normalizes_branch else None
+        self.preactivations = nn.ModuleList(Preactivation(_inputs(layer), recipe, on_branch, activation) for layer in layers)
+        self.layers = nn.ModuleList(layers)
+        self.shortcut = shortcut
+        alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
+        self.scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
+        self.addition = ResidualAddition(recipe.output_scale, recipe.skip_path)
+        self.norm_after = normalization(_outputs(layers[-1])) if recipe.normalizes_skip else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> [N, C', ...]
+        out = self.preactivations[0](x)
+        skip = x if self.shortcut is None else self.shortcut(out)
+        branch = self.layers[0](out)
+        for preactivation, layer in zip(self.preactivations[1:], self.layers[1:], strict=True):
+            branch = layer(preactivation(branch))
+        return self.norm_after(self.addition(skip, self.scale(branch)))
+
+
+class ResidualNetwork(nn.Module):
+    """Input layer, residual blocks, classifier. Made by the subclasses; initializes itself, He et al. 2015.
+
+    Attributes:
+        recipe: the Recipe that it was built from.
+        input_layer, blocks, head: in the order in which they are applied.
+    """
+
+    recipe: Recipe
+    activation: str
+    input_layer: nn.Module
+    blocks: nn.Sequential
+    head: nn.Sequential
+
+    def forward(self, x: Tensor) -> Tensor:  # -> [N, classes]
+        return self.head(self.blocks(self.input_layer(x)))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw every weight anew: He's normal initialization, biases 0, scalars and zeroed layers as the recipe says.
+
+        A layer that reads a ReLU has weights of variance 2 / fan_in, any other 1 / fan_in: either way its output has
+        the second moment of what entered the ReLU. Draws from `generator`, or from torch's own random state.
+        """
+        for module in self.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift)):
+                module.reset_parameters()
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                gain = 2.0 if self.activation == "relu" and module is not self._first_layer else 1.0
+                fan_in = module.weight[0].numel()
+                nn.init.normal_(module.weight, std=math.sqrt(gain / fan_in), generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            self._apply_recipe(block)
+        if "zero last layer" in self.recipe.fixup:
+            nn.init.zeros_(self.head[-1].weight)
+
+    def _apply_recipe(self, block: ResidualBlock) -> None:
+        if self.recipe.zero_gamma:
+            last_norm = block.preactivations[-1][0]
+            nn.init.zeros_(last_norm.weight)
+        if "zero last layer" in self.recipe.fixup:
+            nn.init.zeros_(block.layers[-1].weight)
+        if "depth rescaling" in self.recipe.fixup:
+            layers = len(block.layers)  # m of Fixup's rule 2, He x d^(-1/(2m-2)) on all but the last
+            for layer in block.layers[:-1]:
+                layer.weight.mul_(len(self.blocks) ** (-1 / (2 * layers - 2)))
+
+    @property
+    def _first_layer(self) -> nn.Module:
+        return self.input_layer[-1] if isinstance(self.input_layer, nn.Sequential) else self.input_layer
+
+
+class WideResNet(ResidualNetwork):
+    """The paper's n-k Wide-ResNet (Zagoruyko and Komodakis 2016): three stages of (n - 4) / 6 blocks of two 3x3 convolutions.
+
+    Args:
+        depth: n = 6 m + 4.
+        width: k, the factor on the stages' 16, 32 and 64 channels.
+        recipe: a recipe's name or a Recipe.
+        channels, classes: of the images, of the labels.
+        dropout: rate before the classifier, used by recipes that have dropout.
+        generator: source of the initial weights; None uses torch's own random state.
+
+    Shapes:
+        [N, channels, H, W] -> [N, classes], for any H and W of at least 4.
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 1,
+        recipe: str | Recipe = "batchnorm",
+        channels: int = 3,
+        classes: int = 10,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        count = blocks_of(depth, "wide-resnet")
+        _at_least_one(width=width, channels=channels, classes=classes)
+        self.recipe, self.activation = _as_recipe(recipe), "relu"
+        conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
+        with torch.device("meta"):  # no weight is drawn twice
+            self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
+            blocks, inputs = [], IMAGE_CHANNELS[0]
+            for stage, outputs in enumerate(width * c for c in IMAGE_CHANNELS):
+                for index in range(count // 3):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    layers = [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
+                    shortcut = conv(inputs, outputs, 1, stride) if stride > 1 or inputs != outputs else None
+                    blocks.append(ResidualBlock(layers, self.recipe, count, nn.BatchNorm2d, shortcut=shortcut))
+                    inputs = outputs
+            self.blocks = nn.Sequential(*blocks)
+            self.head = _head(inputs, classes, self.recipe, nn.BatchNorm2d, "relu", dropout, pool=True)
+        self.to_empty(device="cpu").reset_parameters(generator)
+
+
+class ResidualMLP(ResidualNetwork):
+    """A fully connected residual network: the setting in which the theory is exact as the width grows.
+
+    Args:
+        depth: n, an even number; there are d = (n - 4) / 2 blocks, as many as in the Wide-ResNet of that depth.
+        width: units of every hidden layer.
+        recipe: a recipe's name or a Recipe.
+        inputs, classes: numbers of input features and of labels.
+        layers_per_block: fully connected layers on each branch.
+        activation: "relu", or "linear" for none.
+        dropout, generator: as in WideResNet.
+
+    Shapes:
+        [N, inputs], or anything that flattens to it -> [N, classes].
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 64,
+        recipe: str | Recipe = "batchnorm",
+        inputs: int = 64,
+        classes: int = 10,
+        layers_per_block: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        count = blocks_of(depth, "residual-mlp")
+        _at_least_one(width=width, inputs=inputs, classes=classes, layers_per_block=layers_per_block)
+        one_of("activation", activation, ACTIVATIONS)
+        self.recipe, self.activation = _as_recipe(recipe), activation
+        if "depth rescaling" in self.recipe.fixup and layers_per_block < 2:
+            raise ValueError(f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2")
+        linear = functools.partial(nn.Linear, bias=self.recipe.biases)
+        with torch.device("meta"):
+            self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
+            self.blocks = nn.Sequential(
+                *(
+                    ResidualBlock([linear(width, width) for _ in range(layers_per_block)], self.recipe, count, nn.BatchNorm1d, activation)
+                    for _ in range(count)
+                )
+            )
+            self.head = _head(width, classes, self.recipe, nn.BatchNorm1d, activation, dropout, pool=False)
+        self.to_empty(device="cpu").reset_parameters(generator)
+
+
+def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
+    """The network that a run asks for, for images of shape (channels, height, width), initialized from the run's seed."""
+    generator = torch.Generator().manual_seed(config.seed)
+    common = {"depth": config.depth, "width": config.width, "recipe": config.recipe, "classes": classes, "dropout": config.dropout}
+    if config.network == "wide-resnet":
+        return WideResNet(channels=image_shape[0], generator=generator, **common)
+    return ResidualMLP(inputs=math.prod(image_shape), generator=generator, **common)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class _GlobalAveragePool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C]
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def _head(
+    channels: int, classes: int, recipe: Recipe, normalization: Normalization, activation: str, dropout: float, pool: bool
+) -> nn.Sequential:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout!r} must be at least 0 and below 1")
+    parts = [
+        Preactivation(channels, recipe, normalization if recipe.normalizes_end else None, activation),
+        _GlobalAveragePool() if pool else None,
+        nn.Dropout(dropout) if recipe.dropout else None,
+        nn.Linear(channels, classes),
+    ]
+    return nn.Sequential(*(part for part in parts if part is not None))
+
+
+def _as_recipe(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
+
+
+def _inputs(layer: nn.Module) -> int:
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+
+
+def _outputs(layer: nn.Module) -> int:
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+
+
+def _at_least_one(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} {value!r} must be a whole number of at least 1")

@@ -1,0 +1,314 @@
+"""Every figure of the book, each with its prediction.
+
+One visual language: a recipe has one colour and one marker through the whole book; what was measured is coloured,
+what was predicted is a thin dark line. A figure is drawn twice, for light and for dark pages.
+"""
+
+import base64
+import io
+import itertools
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shallowpaths.measure import SignalStatistics
+from shallowpaths.records import best_rate, group_by, summarise
+from shallowpaths.recipes import NAMES
+from shallowpaths.runs import RunRecord
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
+_COLOURS = {
+    "unnormalized": "#D55E00",
+    "batchnorm": "#0072B2",
+    "skipinit": "#009E73",
+    "skipinit-1/sqrt(d)": "#56B4E9",
+    "skipinit-1": "#E69F00",
+    "divide-sqrt2": "#CC79A7",
+    "fixup": "#8C6D31",
+}
+_RELATIVES = {
+    "regularized-skipinit": "skipinit",
+    "skipinit-biases": "skipinit",
+    "fixup-dropout": "fixup",
+    "fixup-zero-last-only": "fixup",
+    "fixup-rescaling-only": "fixup",
+    "batchnorm-on-skip": "batchnorm",
+    "batchnorm-at-end": "batchnorm",
+    "zero-gamma": "batchnorm",
+    "plain": "unnormalized",
+    "plain-batchnorm": "batchnorm",
+}
+_MARKERS = dict(zip(NAMES, itertools.cycle("osD^vP*Xph<>d"), strict=False))
+_THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"}}
+CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
+
+
+class BookFigure:
+    """A figure for light and for dark pages, with a text alternative; Jupyter shows it, `save` writes it.
+
+    Attributes:
+        alt: what the figure shows, in words.
+        light, dark: the two matplotlib figures.
+    """
+
+    def __init__(self, draw: Callable[[], Figure], alt: str):
+        self.alt = alt
+        self.light, self.dark = (_drawn(draw, theme) for theme in ("light", "dark"))
+
+    def svg(self, theme: str = "light") -> bytes:
+        """The figure as SVG with a transparent ground."""
+        return self._rendered(getattr(self, theme), "svg")
+
+    def save(self, path: str | Path, theme: str = "light") -> None:
+        """Write the figure to a file; its ending says in which format."""
+        path = Path(path)
+        path.write_bytes(self._rendered(getattr(self, theme), path.suffix.lstrip("."), facecolor="white" if theme == "light" else "#121212"))
+
+    def _rendered(self, figure: Figure, form: str, **more: Any) -> bytes:
+        file = io.BytesIO()
+        metadata = {"Date": None} if form == "svg" else None
+        with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
+            figure.savefig(file, format=form, bbox_inches="tight", metadata=metadata, **({"transparent": True} | more))
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
+        alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
+        images = "".join(
+            f'<img class="figure-{theme}" alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(self.svg(theme)).decode()}">'
+            for theme in ("light", "dark")
+        )
+        png = base64.b64encode(self._rendered(self.light, "png", facecolor="white", transparent=False)).decode()
+        return {"text/html": f'{_SWITCH}<div class="book-figure" id="{name}">{images}</div>', "image/png": png, "text/plain": self.alt}
+
+
+# Which of the two pictures shows: the book's theme, JupyterLab, VS Code and Colab each mark a dark page in their own way.
+_SWITCH = (
+    "<style>.figure-dark{display:none}.book-figure img{max-width:100%}"
+    "html[data-theme=dark] .figure-light,[data-jp-theme-light=false] .figure-light,.vscode-dark .figure-light,html[theme=dark] .figure-light"
+    "{display:none}html[data-theme=dark] .figure-dark,[data-jp-theme-light=false] .figure-dark,.vscode-dark .figure-dark,"
+    "html[theme=dark] .figure-dark{display:inline}</style>"
+)
+
+
+def style_of(recipe: str) -> dict[str, Any]:
+    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`."""
+    return {
+        "color": _COLOURS.get(_RELATIVES.get(recipe, recipe), "#777777"),
+        "marker": _MARKERS.get(recipe, "."),
+        "markerfacecolor": "none" if recipe in _RELATIVES else None,
+    }
+
+
+def signal_by_block(
+    measured: Mapping[str, SignalStatistics | Sequence[SignalStatistics]],
+    predicted: Mapping[str, np.ndarray],
+    quantity: str = "skip_variance",
+    *,
+    log: bool = True,
+    title: str = "",
+) -> BookFigure:
+    """A quantity of SignalStatistics against the block's index l, measured (one mark a seed) and predicted.
+
+    Args:
+        measured: by recipe, the statistics of one network or of several seeds.
+        predicted: by recipe, the prediction for l = 1 .. d.
+        quantity: an array of SignalStatistics, as "skip_variance" or "branch_share".
+        log: whether the vertical axis is logarithmic.
+    """
+    runs = {name: _as_list(value) for name, value in measured.items()}
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for name, networks in runs.items():
+            values = np.stack([getattr(network, quantity) for network in networks])
+            block = np.arange(1, values.shape[1] + 1)
+            every = max(1, len(block) // 24)
+            for i, row in enumerate(values):
+                axes.plot(block, row, **style_of(name), linestyle="none", markersize=4.5, markevery=every, label=name if i == 0 else None)
+        for i, line in enumerate(predicted.values()):
+            _predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
+        axes.set(xlabel="block $l$", ylabel=_LABELS.get(quantity, quantity.replace("_", " ")), title=title, yscale="log" if log else "linear")
+        axes.legend()
+        return figure
+
+    ends = "; ".join(
+        f"{name} measured {_range([getattr(n, quantity) for n in networks])}"
+        + (f", predicted {predicted[name][0]:.3g} to {predicted[name][-1]:.3g}" if name in predicted else "")
+        for name, networks in runs.items()
+    )
+    return BookFigure(draw, f"{_words(quantity)} by block. From first block to last: {ends}.")
+
+
+def training_curves(records: Iterable[RunRecord], *, guessing: float | None = None, quantity: str = "train_loss") -> BookFigure:
+    """A quantity of the per-epoch curve against the epoch, one line a run; a run that diverged is a cross at its last epoch.
+
+    Args:
+        guessing: the value that guessing gives, drawn as the prediction for a network that does not train.
+        quantity: a key of RunRecord.curve.
+    """
+    runs = list(records)
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        top = max([p[quantity] for r in runs for p in r.curve] + [guessing or 0])
+        for (name,), group in group_by(runs, "recipe").items():
+            for i, run in enumerate(group):
+                style = style_of(name) | {"markersize": 4.5}
+                epochs, values = [p["epoch"] for p in run.curve], [p[quantity] for p in run.curve]
+                label = name if i == 0 else None
+                if run.outcome == "diverged":
+                    label = f"{name}: diverged at step {run.diverged_step}" if i == 0 else None
+                    style |= {"marker": "x", "markersize": 9, "markeredgewidth": 2, "linestyle": "-" if epochs else "none", "clip_on": False}
+                    epochs, values = [*epochs, len(epochs) + 1], [*values, top]
+                axes.plot(epochs, values, **style, label=label)
+        if guessing is not None:
+            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
+        axes.set(xlabel="epoch", ylabel=_words(quantity))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+        return figure
+
+    ends = "; ".join(
+        f"{r.config.recipe} " + (f"ends at {r.curve[-1][quantity]:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}") for r in runs
+    )
+    return BookFigure(draw, f"{_words(quantity)} by epoch: {ends}.")
+
+
+def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
+    """Test accuracy against depth, one line a recipe, at the best rate of those run; runs that diverged are crosses at chance."""
+    groups = group_by(records, "recipe", "depth")
+    points = {key: max((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.accuracy or 0) for key, runs in groups.items()}
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for name in dict.fromkeys(recipe for recipe, _ in points):
+            mine = sorted((depth, point) for (recipe, depth), point in points.items() if recipe == name)
+            trained = [(d, 100 * p.accuracy, 100 * (p.accuracy_std or 0)) for d, p in mine if p.accuracy is not None]
+            if trained:
+                axes.errorbar(*zip(*trained, strict=True), **style_of(name), label=name, capsize=3)
+            failed = [d for d, p in mine if p.accuracy is None]
+            axes.plot(failed, [10] * len(failed), **style_of(name) | {"marker": "x", "markersize": 9}, linestyle="none")
+        axes.axhline(10, **CHANCE)
+        axes.set(xscale="log", xlabel="depth $n$", ylabel="test accuracy, %")
+        axes.legend()
+        return figure
+
+    said = "; ".join(f"{r} at depth {d} " + ("diverged" if p.accuracy is None else f"{100 * p.accuracy:.1f} %") for (r, d), p in points.items())
+    return BookFigure(draw, f"Test accuracy by depth: {said}.")
+
+
+def loss_by_rate(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
+    """Final training loss against the effective learning rate, a panel for each batch size, one line a recipe.
+
+    Args:
+        guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
+    """
+    runs = list(records)
+    sizes = sorted({r.config.batch_size for r in runs})
+
+    def draw() -> Figure:
+        figure, panels = _axes(len(sizes))
+        for axes, size in zip(np.atleast_1d(panels), sizes, strict=True):
+            for (name,), group in group_by([r for r in runs if r.config.batch_size == size], "recipe").items():
+                by_rate = {rate: summarise(g).train_loss for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())}
+                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+                axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
+                failed = [rate for rate in by_rate if rate not in good]
+                axes.plot(failed, [guessing] * len(failed), **style_of(name) | {"marker": "x"}, linestyle="none")
+            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":")
+            axes.set(xscale="log", yscale="log", xlabel="effective rate", title=f"batch {size}")
+            axes.set_xscale("log", base=2)
+        np.atleast_1d(panels)[0].set_ylabel("final training loss")
+        np.atleast_1d(panels)[0].legend()
+        return figure
+
+    said = "; ".join(
+        f"{recipe} at batch {size}: best rate {_rate(best_rate(g, stable_below=guessing).effective_rate)}"
+        for (recipe, size), g in group_by(runs, "recipe", "batch_size").items()
+    )
+    return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
+
+
+def rate_by_batch_size(
+    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None
+) -> BookFigure:
+    """Best and largest stable effective learning rate against batch size, one colour a recipe.
+
+    Args:
+        guessing: the loss of guessing; a run that ends above it counts as unstable.
+        predicted: by recipe, batch sizes and the rates predicted for them.
+    """
+    groups = group_by(records, "recipe", "batch_size")
+    best = {key: best_rate(g, stable_below=guessing) for key, g in sorted(groups.items(), key=lambda item: item[0][1])}
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for name in dict.fromkeys(recipe for recipe, _ in groups):
+            mine = {size: b for (recipe, size), b in best.items() if recipe == name}
+            style = style_of(name)
+            chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
+            axes.plot(list(chosen), [b.effective_rate for b in chosen.values()], **style, label=f"{name}: best")
+            stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
+            axes.plot(list(stable), list(stable.values()), color=style["color"], marker="_", markersize=12, linestyle="--", label=f"{name}: largest stable")
+        for i, (sizes, rates) in enumerate((predicted or {}).values()):
+            _predict(axes, sizes, rates, label="predicted" if i == 0 else None)
+        axes.set(xlabel="batch size", ylabel="effective learning rate")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.legend()
+        return figure
+
+    said = "; ".join(
+        f"{recipe} at batch {size}: best {_rate(b.effective_rate)}, largest stable {_rate(b.largest_stable)}" for (recipe, size), b in best.items()
+    )
+    return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
+
+
+_LABELS = {
+    "skip_variance": r"skip variance $\mathrm{Var}(x^l)$",
+    "branch_variance": r"branch variance $\mathrm{Var}(f_l)$",
+    "branch_share": "branch share",
+    "skip_second_moment": r"second moment of $x^l$",
+}
+
+
+def _drawn(draw: Callable[[], Figure], theme: str) -> Figure:
+    text, grid = _THEMES[theme]["text"], _THEMES[theme]["grid"]
+    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {"axes.labelcolor": text, "axes.edgecolor": text, "grid.color": grid}
+    style |= {"axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True, "grid.linewidth": 0.6, "axes.spines.top": False}
+    style |= {"axes.spines.right": False, "font.size": 11, "legend.frameon": False, "legend.fontsize": 9.5, "lines.linewidth": 1.6}
+    with mpl.rc_context(style):
+        return draw()
+
+
+def _axes(columns: int) -> tuple[Figure, Any]:
+    """A figure that pyplot does not keep, and its axes: one, or an array of panels side by side."""
+    figure = Figure(figsize=(6.4, 4.0) if columns == 1 else (3.0 * columns, 3.2), layout="constrained")
+    return figure, figure.subplots(1, columns, sharey=True)
+
+
+def _predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
+    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label)
+
+
+def _as_list(value: SignalStatistics | Sequence[SignalStatistics]) -> list[SignalStatistics]:
+    return [value] if isinstance(value, SignalStatistics) else list(value)
+
+
+def _words(quantity: str) -> str:
+    return quantity.replace("_", " ").replace("train ", "training ")
+
+
+def _range(rows: list[np.ndarray]) -> str:
+    return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
+
+
+def _rate(rate: float | None) -> str:
+    return "none" if rate is None else f"{rate:.3g}"

@@ -1,0 +1,134 @@
+"""Recipes: what stands on a residual branch.
+
+A recipe is data, not code. One network class per architecture reads it, so two recipes never differ by
+anything that is not written here.
+"""
+
+import contextlib
+import difflib
+import math
+from dataclasses import dataclass, replace
+
+NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
+FIXUP_PARTS = ("zero last layer", "depth rescaling", "scalar multiplier", "scalar biases")
+ONE_OVER_SQRT_BLOCKS = "1/sqrt(d)"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a residual block ``x -> (x + alpha * branch(x)) * output_scale`` is normalized, scaled and initialized.
+
+    Attributes:
+        name: what records, figures and tables call it.
+        normalization: where batch normalization stands: "none"; "branch" (before each layer of the branch and
+            before the classifier); "branch and skip" (also after each addition); "end" (before the classifier only).
+        alpha: initial value of SkipInit's scalar at the end of each branch: a number, "1/sqrt(d)" with d the
+            number of residual blocks, or None for no scalar at all.
+        learns_alpha: False freezes the scalar at its initial value.
+        output_scale: the factor on the block's output after the addition (1 / sqrt 2 for "divide-sqrt2").
+        zero_gamma: start the last normalization's scale of each branch at 0 (needs normalization on the branch).
+        biases: a bias after each layer of the branch.
+        dropout: whether dropout stands before the classifier; its rate is the run's.
+        fixup: which parts of Fixup (Zhang et al. 2019) are used, out of FIXUP_PARTS.
+        skip_path: False removes the skip connections: what is left is a plain deep network.
+    """
+
+    name: str
+    normalization: str = "none"
+    alpha: float | str | None = None
+    learns_alpha: bool = True
+    output_scale: float = 1.0
+    zero_gamma: bool = False
+    biases: bool = False
+    dropout: bool = False
+    fixup: tuple[str, ...] = ()
+    skip_path: bool = True
+
+    def __post_init__(self) -> None:
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization {self.normalization!r} is unknown: choose from {', '.join(NORMALIZATIONS)}")
+        if isinstance(self.alpha, str) and self.alpha != ONE_OVER_SQRT_BLOCKS:
+            raise ValueError(f"alpha {self.alpha!r} is unknown: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
+        if isinstance(self.alpha, (int, float)) and not math.isfinite(self.alpha):
+            raise ValueError(f"alpha {self.alpha} is not finite: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
+        if not (math.isfinite(self.output_scale) and self.output_scale > 0):
+            raise ValueError(f"output_scale {self.output_scale} must be positive and finite")
+        if self.zero_gamma and not self.normalizes_branch:
+            raise ValueError("zero_gamma needs batch normalization on the branch, which this recipe does not have")
+        unknown = set(self.fixup) - set(FIXUP_PARTS)
+        if unknown:
+            raise ValueError(f"Fixup has no part {sorted(unknown)}: choose from {', '.join(FIXUP_PARTS)}")
+
+    @property
+    def normalizes_branch(self) -> bool:
+        """Whether batch normalization stands on the residual branch."""
+        return self.normalization in ("branch", "branch and skip")
+
+    @property
+    def normalizes_skip(self) -> bool:
+        """Whether batch normalization stands on the skip path, after each addition."""
+        return self.normalization == "branch and skip"
+
+    @property
+    def normalizes_end(self) -> bool:
+        """Whether batch normalization stands before the classifier."""
+        return self.normalization != "none"
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether every branch is exactly zero at initialization."""
+        return self.zero_gamma or self.alpha == 0 or "zero last layer" in self.fixup
+
+    def initial_alpha(self, blocks: int) -> float | None:
+        """The scalar's initial value in a network of `blocks` residual blocks, or None without a scalar."""
+        if blocks < 1:
+            raise ValueError(f"blocks {blocks}: a residual network has at least one block")
+        if self.alpha is None:
+            return None
+        return 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else float(self.alpha)
+
+
+_SKIPINIT = Recipe("skipinit", alpha=0.0)
+_FIXUP = Recipe("fixup", fixup=FIXUP_PARTS)
+_BATCHNORM = Recipe("batchnorm", normalization="branch")
+
+_RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("unnormalized"),
+        _BATCHNORM,
+        _SKIPINIT,
+        replace(_SKIPINIT, name="skipinit-1/sqrt(d)", alpha=ONE_OVER_SQRT_BLOCKS),
+        replace(_SKIPINIT, name="skipinit-1", alpha=1.0),
+        Recipe("divide-sqrt2", output_scale=1 / math.sqrt(2)),
+        _FIXUP,
+        replace(_SKIPINIT, name="regularized-skipinit", biases=True, dropout=True),
+        replace(_SKIPINIT, name="skipinit-biases", biases=True),
+        replace(_FIXUP, name="fixup-dropout", dropout=True),
+        Recipe("batchnorm-on-skip", normalization="branch and skip"),
+        Recipe("batchnorm-at-end", normalization="end"),
+        replace(_BATCHNORM, name="zero-gamma", zero_gamma=True),
+        replace(_FIXUP, name="fixup-zero-last-only", fixup=("zero last layer",)),
+        replace(_FIXUP, name="fixup-rescaling-only", fixup=("depth rescaling",)),
+        Recipe("plain", skip_path=False),
+        replace(_BATCHNORM, name="plain-batchnorm", skip_path=False),
+    )
+}
+NAMES: tuple[str, ...] = tuple(_RECIPES)
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe called `name`: one of NAMES, or "skipinit-<number>" for any other initial value of alpha.
+
+    Raises:
+        ValueError: for an unknown name, with the list of known ones.
+    """
+    if name in _RECIPES:
+        return _RECIPES[name]
+    prefix, _, value = str(name).partition("-")
+    if prefix == "skipinit":
+        with contextlib.suppress(ValueError):  # what is no finite number gets the error that lists the names
+            return replace(_SKIPINIT, name=name, alpha=float(value))
+    close = difflib.get_close_matches(str(name), NAMES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"recipe {name!r} is unknown{hint} Choose from {', '.join(NAMES)}, or skipinit-<number>")

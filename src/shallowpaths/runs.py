@@ -1,0 +1,226 @@
+"""What was asked (RunConfig) and what came out (RunRecord), both validated where they are made."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from shallowpaths.recipes import get_recipe
+
+NETWORKS = ("wide-resnet", "residual-mlp")
+DATA = ("digits", "cifar10")
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("paper", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+OUTCOMES = ("finished", "diverged")
+
+
+def one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise a ValueError that lists the allowed values if `value` is none of them."""
+    if value not in allowed:
+        raise ValueError(f"{what} {value!r} is unknown: choose from {', '.join(allowed)}")
+
+
+def blocks_of(depth: int, network: str = "wide-resnet") -> int:
+    """The number d = (n - 4) / 2 of residual blocks in a network of depth n (the paper's n-k Wide-ResNet).
+
+    Raises:
+        ValueError: a Wide-ResNet's depth must be 6 m + 4 with m >= 1, a ResidualMLP's an even number >= 6.
+    """
+    one_of("network", network, NETWORKS)
+    whole = isinstance(depth, int) and not isinstance(depth, bool)
+    if network == "wide-resnet" and not (whole and depth >= 10 and (depth - 4) % 6 == 0):
+        raise ValueError(f"depth {depth!r}: a Wide-ResNet's depth is 6 m + 4, for example 10, 16, 22, 28, 40, 100 or 1000")
+    if network == "residual-mlp" and not (whole and depth >= 6 and depth % 2 == 0):
+        raise ValueError(f"depth {depth!r}: a ResidualMLP's depth is an even number of at least 6, for example 16, 100 or 1000")
+    return (depth - 4) // 2
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, completely: `train` is a function of this.
+
+    Attributes:
+        recipe: what stands on the residual branches (recipes.NAMES).
+        network: "wide-resnet" or "residual-mlp".
+        depth: n, which gives d = (n - 4) / 2 residual blocks.
+        width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
+        data: "digits" (8 x 8 grey, ships with scikit-learn) or "cifar10".
+        epochs: passes over the training split.
+        batch_size: images per step.
+        learning_rate: the optimizer's own rate, not the effective one (see `effective_learning_rate`).
+        momentum: heavy-ball momentum of SGD.
+        l2: coefficient of the L2 penalty that is added to the gradient.
+        l2_on_scalars: whether it also acts on alpha, biases and normalization parameters.
+        schedule: "paper" (constant, then halved every tenth of the second half) or "constant".
+        dropout: rate before the classifier, for recipes that have dropout.
+        augment: random crop and, on CIFAR-10, flip.
+        validation: fraction of the training set held out to choose rates on; 0 trains on everything.
+        seed: initialization, order, augmentation and dropout all follow from it.
+        precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
+        device: "auto" takes CUDA where it is, then MPS, then the CPU.
+    """
+
+    recipe: str = "batchnorm"
+    network: str = "wide-resnet"
+    depth: int = 16
+    width: int = 1
+    data: str = "digits"
+    epochs: int = 5
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    l2: float = 5e-4
+    l2_on_scalars: bool = True
+    schedule: str = "paper"
+    dropout: float = 0.6
+    augment: bool = True
+    validation: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        get_recipe(self.recipe)
+        blocks_of(self.depth, self.network)
+        one_of("data", self.data, DATA)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("device", self.device, DEVICES)
+        for name in ("width", "epochs", "batch_size"):
+            _whole(name, getattr(self, name), at_least=1)
+        _whole("seed", self.seed, at_least=0)
+        _number("learning_rate", self.learning_rate, above=0)
+        _number("l2", self.l2, at_least=0)
+        for name in ("momentum", "dropout", "validation"):
+            _number(name, getattr(self, name), at_least=0, below=1)
+
+    @property
+    def blocks(self) -> int:
+        """d, the number of residual blocks."""
+        return blocks_of(self.depth, self.network)
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """learning_rate / (1 - momentum): the step that a constant gradient ends up making."""
+        return self.learning_rate / (1 - self.momentum)
+
+    @classmethod
+    def at_effective_rate(cls, effective_learning_rate: float, **settings: Any) -> Self:
+        """A config whose rate is given as the effective one; every other setting as in RunConfig."""
+        if "learning_rate" in settings:
+            raise ValueError("give either learning_rate or effective_learning_rate, not both")
+        momentum = settings.get("momentum", cls.momentum)
+        _number("effective_learning_rate", effective_learning_rate, above=0)
+        return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; a setting that does not exist is an error."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"settings {', '.join(unknown)} are unknown: choose from {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @property
+    def key(self) -> str:
+        """A short name that two configs share exactly if all their settings agree."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What came of a run, with everything needed to repeat it.
+
+    Attributes:
+        config: the run's settings, with the device resolved.
+        outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
+        curve: one dict an epoch: epoch, learning_rate, train_loss, train_accuracy, and with a validation split
+            validation_loss and validation_accuracy.
+        test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
+        parameters: number of trainable parameters.
+        data_checksum: SHA-256 of the data set's tensors.
+        train_images: images that were trained on.
+        seconds: wall time of training, evaluation included, loading excluded.
+        device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
+    """
+
+    config: RunConfig
+    outcome: str
+    curve: list[dict[str, float]]
+    diverged_step: int | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    parameters: int = 0
+    data_checksum: str = ""
+    train_images: int = 0
+    seconds: float = 0.0
+    device_name: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+
+    CIRCUMSTANCES = ("seconds", "device_name", "versions", "commit")
+
+    def __post_init__(self) -> None:
+        one_of("outcome", self.outcome, OUTCOMES)
+        if (self.outcome == "diverged") != (self.diverged_step is not None):
+            raise ValueError("a diverged run has a diverged_step, a finished one has none")
+        if self.outcome == "finished" and (not self.curve or self.test_accuracy is None):
+            raise ValueError("a finished run has a curve and a test accuracy")
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss over the last epoch; infinite if the run diverged."""
+        return math.inf if self.outcome == "diverged" else self.curve[-1]["train_loss"]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Accuracy on the validation split after the last epoch, if there is one."""
+        return self.curve[-1].get("validation_accuracy") if self.outcome == "finished" else None
+
+    def result(self) -> dict[str, Any]:
+        """What must be equal when the same config runs again on the same device: all but CIRCUMSTANCES."""
+        return {k: v for k, v in self.to_dict().items() if k not in self.CIRCUMSTANCES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The inverse of `to_json`; raises ValueError for a line that is no record."""
+        try:
+            values = json.loads(line)
+            config = RunConfig.from_dict(values.pop("config"))
+            return cls(config=config, **values)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a run record: {error}") from error
+
+
+def _whole(name: str, value: object, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name} {value!r} must be a whole number of at least {at_least}")
+
+
+def _number(name: str, value: object, above: float | None = None, at_least: float | None = None, below: float | None = None) -> None:
+    bounds = " and ".join(f"{word} {bound}" for word, bound in (("above", above), ("at least", at_least), ("below", below)) if bound is not None)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and (above is None or value > above) and (at_least is None or value >= at_least) and (below is None or value < below)
+    if not good:
+        raise ValueError(f"{name} {value!r} must be a finite number {bounds}")

@@ -1,0 +1,89 @@
+"""What theory says about a residual network at initialization, before anything is run.
+
+Block l turns x^l into x^{l+1} = scale (x^l + alpha f_l(x^l)), l = 1 ... d, d the number of blocks, Var(x^1)
+= 1. A layer of the branch f_l is: batch normalization (BN) if the network has it, then the activation, then
+a weight matrix with He initialization. Layers are wide; ``finite_width`` says how far a finite network
+strays. Three numbers describe a signal at a point of the network, averaged over its channels:
+
+- second moment q: the mean of the squared activations, over inputs and channels;
+- squared mean s: the square of a channel's mean over the inputs;
+- variance q - s: a channel's variance over the inputs of a batch.
+
+c = s / q is also the correlation between two different inputs. It starts at 0 for centred inputs. Labels:
+[paper] is stated in De and Smith, arXiv 2002.10444; [derived] was worked out for this book and is checked
+in its tests.
+"""
+
+from shallowpaths.theory.blocks import NORMALIZATIONS, Signal, signal
+from shallowpaths.theory.limits import (
+    LARGEST_VALUE,
+    OverflowDepth,
+    crossover_batch_size,
+    effective_learning_rate,
+    largest_stable_rate,
+    optimal_learning_rate,
+    overflow_depth,
+    padding_gain,
+    raw_learning_rate,
+)
+from shallowpaths.theory.moments import (
+    ACTIVATIONS,
+    RELU_MEAN_SHARE,
+    RELU_VARIANCE_SHARE,
+    batchnorm_branch_share,
+    batchnorm_moving_variance,
+    batchnorm_skip_second_moment,
+    batchnorm_squared_mean,
+    block_index,
+    fixup_layer_scale,
+    relu_correlation,
+    relu_gate_correlation,
+    scaled_skip_second_moment,
+)
+from shallowpaths.theory.paths import (
+    batchnorm_path_probability,
+    harmonic_mean_path_length,
+    logarithmic_mean_path_length,
+    mean_path_length,
+    path_length_distribution,
+    path_length_variance,
+    plain_batchnorm_gradient_growth,
+)
+from shallowpaths.theory.width import FiniteWidth, finite_width, odd_covariance
+
+__all__ = [
+    "ACTIVATIONS",
+    "LARGEST_VALUE",
+    "NORMALIZATIONS",
+    "RELU_MEAN_SHARE",
+    "RELU_VARIANCE_SHARE",
+    "FiniteWidth",
+    "OverflowDepth",
+    "Signal",
+    "batchnorm_branch_share",
+    "batchnorm_moving_variance",
+    "batchnorm_path_probability",
+    "batchnorm_skip_second_moment",
+    "batchnorm_squared_mean",
+    "block_index",
+    "crossover_batch_size",
+    "effective_learning_rate",
+    "finite_width",
+    "fixup_layer_scale",
+    "harmonic_mean_path_length",
+    "largest_stable_rate",
+    "logarithmic_mean_path_length",
+    "mean_path_length",
+    "odd_covariance",
+    "optimal_learning_rate",
+    "overflow_depth",
+    "padding_gain",
+    "path_length_distribution",
+    "path_length_variance",
+    "plain_batchnorm_gradient_growth",
+    "raw_learning_rate",
+    "relu_correlation",
+    "relu_gate_correlation",
+    "scaled_skip_second_moment",
+    "signal",
+]

@@ -1,0 +1,256 @@
+"""The recursion over blocks: second moments, variances, tangents and gradients of any recipe of the book."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from shallowpaths.theory.checks import between, one_of, whole
+from shallowpaths.theory.moments import (
+    ACTIVATIONS,
+    Array,
+    block_index,
+    relu_correlation,
+    relu_gate_correlation,
+)
+
+NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What theory predicts at each block; every array has shape [d] and entry l - 1 belongs to block l.
+
+    Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which is
+    what the branch's first BN sees: its moving variance is ``input_variance``, its squared moving mean
+    ``input_squared_mean``. *skip* and *branch* are the two terms of the addition, alpha included. *output*
+    is x^{l+1}, after ``output_scale`` or a BN on the skip path. The skip differs from the input only in a
+    block whose shortcut is a projection.
+    """
+
+    normalization: str
+    activation: str
+    layers_per_block: int
+    block: Array
+    input_second_moment: Array
+    input_variance: Array
+    input_squared_mean: Array
+    skip_second_moment: Array
+    skip_variance: Array
+    skip_squared_mean: Array
+    branch_second_moment: Array
+    branch_variance: Array
+    branch_squared_mean: Array
+    output_second_moment: Array
+    output_variance: Array
+    output_squared_mean: Array
+    branch_share: Array
+    """Branch variance over the variance of the sum skip + branch."""
+    branch_second_moment_share: Array
+    """Branch second moment over that of the sum; equal to ``branch_share`` in linear networks."""
+    downscaling: Array
+    """What the first BN of the branch divides by, sqrt(Var x^l) [paper]; 1 without BN on the branch."""
+    path_probability: Array
+    """p_l: the share of a tangent's second moment that goes through the branch of block l."""
+    gradient_second_moment: Array
+    """At the input of block l, over that at the last addition; for gradients independent between inputs."""
+    skip_correlation: Array
+    branch_correlation: Array
+    pair_correlation: Array
+    """Correlation at the input of block l of two inputs that began at ``pair_correlation``."""
+    gradient_correlation: Array
+    """Correlation between these two inputs' gradients of one output, with respect to the input of block l."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The signal at one point: log2 of its second moment, the correlation of any two inputs, of one pair."""
+
+    log2_moment: float = 0.0
+    common: float = 0.0
+    pair: float = 0.0
+
+    @property
+    def log2_variance(self) -> float:
+        return self.log2_moment + math.log2(1 - self.common)
+
+    def standardized(self) -> "_Point":
+        """After BN over a large batch: variance 1, no mean, so two inputs are uncorrelated."""
+        return _Point(0.0, 0.0, (self.pair - self.common) / (1 - self.common))
+
+    def through_layer(self, activation: str, gain: float) -> "_Point":
+        """After the activation and a He layer, which keeps the second moment up to ``gain``."""
+        moment = self.log2_moment + math.log2(gain)
+        if activation == "linear":
+            return _Point(moment, self.common, self.pair)
+        return _Point(moment, float(relu_correlation(self.common)), float(relu_correlation(self.pair)))
+
+
+def _through_layers(
+    start: _Point, layers: int, activation: str, normalized: bool, gain: float
+) -> tuple[_Point, float, float]:
+    """Pass layers of (BN ->) activation -> weights: the end, log2 of a tangent's gain, gates' correlation.
+
+    ReLU passes half of a tangent's second moment and He's factor 2 restores it; BN divides it by the
+    variance that it finds. The batch is large, so that a BN's statistics are constants.
+    """
+    point, log2_tangent, gates = start, 0.0, 1.0
+    for _ in range(layers):
+        if normalized:
+            log2_tangent -= point.log2_variance
+            point = point.standardized()
+        if activation == "relu":
+            gates *= float(relu_gate_correlation(point.pair))
+        point = point.through_layer(activation, gain)
+        log2_tangent += math.log2(gain)
+    return point, log2_tangent, gates
+
+
+def _share(log2_skip: float, log2_branch: float) -> float:
+    """branch / (skip + branch) from logarithms, which do not overflow."""
+    return float(np.exp2(log2_branch - np.logaddexp2(log2_skip, log2_branch)))
+
+
+def _mixed(skip: _Point, branch: _Point) -> _Point:
+    """The sum of skip and branch: independent weights, so second moments and covariances add."""
+    share = _share(skip.log2_moment, branch.log2_moment)
+    return _Point(
+        float(np.logaddexp2(skip.log2_moment, branch.log2_moment)),
+        min((1 - share) * skip.common + share * branch.common, 1.0),
+        min((1 - share) * skip.pair + share * branch.pair, 1.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of the recursion: its four points and what a tangent and a pair of gradients meet in it."""
+
+    input: _Point
+    skip: _Point
+    branch: _Point
+    output: _Point
+    path_probability: float
+    log2_gradient: float
+    gates: float
+
+
+def _block(
+    x: _Point, normalization: str, log2_alpha: float, output_scale: float, activation: str, layers: int,
+    projected: bool, skip_path: bool, gain: float,
+) -> _Block:  # fmt: skip
+    """One step of the recursion, from the input of a block to its output."""
+    normalized = normalization in ("branch", "branch and skip")
+    skip, skip_tangent, skip_gates = _through_layers(x, int(projected), activation, normalized, 1.0)
+    if not skip_path:
+        skip, skip_tangent = _Point(-math.inf, skip.common, skip.pair), -math.inf
+    end, branch_tangent, branch_gates = _through_layers(x, layers, activation, normalized, gain)
+    branch = _Point(end.log2_moment + 2 * log2_alpha, end.common, end.pair)
+    branch_tangent += 2 * log2_alpha
+    total = _mixed(skip, branch)
+    probability = _share(skip_tangent, branch_tangent)
+    log2_scale = 2 * math.log2(output_scale)
+    output = _Point(total.log2_moment + log2_scale, total.common, total.pair)
+    log2_gradient = float(np.logaddexp2(skip_tangent, branch_tangent)) + log2_scale
+    if normalization == "branch and skip":
+        log2_gradient -= output.log2_variance
+        output = output.standardized()
+    gates = (1 - probability) * skip_gates + probability * branch_gates
+    return _Block(x, skip, branch, output, probability, log2_gradient, gates)
+
+
+def signal(
+    blocks: int,
+    *,
+    normalization: str = "none",
+    alpha: float = 1.0,
+    output_scale: float = 1.0,
+    zero_branch: bool = False,
+    skip_path: bool = True,
+    activation: str = "linear",
+    layers_per_block: int = 2,
+    correlation: float = 0.0,
+    pair_correlation: float | None = None,
+    projections: Collection[int] = (),
+    layer_gain: ArrayLike = 1.0,
+) -> Signal:
+    """Everything theory says about a residual network at initialization, block by block. [paper], [derived]
+
+    normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one
+        after each addition); "end" (one BN after the last block, which changes nothing before it).
+    alpha: what multiplies the branch, as a number. output_scale: what multiplies the sum, 1 or 1 / sqrt(2).
+    zero_branch: the branch ends in a zero, as with zero-gamma BN or Fixup; then alpha plays no part.
+    skip_path: False removes the skip connections, so that every path takes every branch.
+    correlation: between any two inputs at x^1, in [0, 1); 0 for centred data.
+    pair_correlation: between two chosen inputs at x^1, say 0.99 for neighbours; as any two if None.
+    projections: the blocks (1 ... d) whose shortcut is a He layer that reads the branch's first activation.
+    layer_gain: factor on the second moment in each layer of the branch, one number or one a block: about
+        ``padding_gain`` for convolutions, 1 otherwise.
+
+    The recursion runs in logarithms: moments beyond float64 come out as inf, and shares stay right.
+    Raises ValueError for a value outside these ranges.
+    """
+    index = block_index(blocks)
+    pair = correlation if pair_correlation is None else pair_correlation
+    gains = _checked(blocks, normalization, alpha, output_scale, activation, layers_per_block, correlation,
+                     pair, projections, layer_gain)  # fmt: skip
+    log2_alpha = -math.inf if zero_branch or alpha == 0 else math.log2(abs(alpha))
+    if not skip_path and math.isinf(log2_alpha):
+        raise ValueError(f"alpha is {alpha!r}, zero_branch {zero_branch!r}: without a skip path no signal passes")
+    x, rows = _Point(0.0, float(correlation), float(pair)), []
+    for number, gain in enumerate(gains, start=1):
+        rows.append(_block(x, normalization, log2_alpha, float(output_scale), activation, layers_per_block,
+                           number in projections, skip_path, float(gain)))  # fmt: skip
+        x = rows[-1].output
+    return _collected(rows, index, normalization, activation, layers_per_block)
+
+
+def _checked(
+    blocks: int, normalization: str, alpha: float, output_scale: float, activation: str, layers: int,
+    correlation: float, pair: float, projections: Collection[int], layer_gain: ArrayLike,
+) -> Array:  # fmt: skip
+    """Refuse bad arguments of ``signal``; returns the layer gains, shape [d]."""
+    one_of("normalization", normalization, NORMALIZATIONS)
+    one_of("activation", activation, ACTIVATIONS)
+    whole("layers_per_block", layers)
+    between("alpha", alpha, -math.inf, math.inf)
+    between("output_scale", output_scale, 0, math.inf)
+    between("correlation", correlation, 0, 1, "low")
+    between("pair_correlation", pair, -1, 1, "both")
+    between("layer_gain", layer_gain, 0, math.inf)
+    if any(number not in range(1, blocks + 1) for number in projections):
+        raise ValueError(f"projections is {projections!r}; it must hold block numbers from 1 to {blocks}")
+    gains = np.asarray(layer_gain, dtype=float)
+    if gains.shape not in ((), (blocks,)):
+        raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
+    return np.broadcast_to(gains, (blocks,))
+
+
+def _collected(rows: list[_Block], index: Array, normalization: str, activation: str, layers: int) -> Signal:
+    """The recursion's rows as the arrays of a Signal."""
+    arrays: dict[str, Array] = {}
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for place in ("input", "skip", "branch", "output"):
+            points: list[_Point] = [getattr(row, place) for row in rows]
+            common = np.array([point.common for point in points])
+            log2_moment = np.array([point.log2_moment for point in points])
+            arrays[f"{place}_second_moment"] = np.exp2(log2_moment)
+            arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in points])
+            arrays[f"{place}_squared_mean"] = np.where(common > 0, common * np.exp2(log2_moment), 0.0)
+        backward = np.cumsum([row.log2_gradient for row in reversed(rows)])[::-1]
+        arrays["gradient_second_moment"] = np.exp2(backward)
+    normalized = normalization in ("branch", "branch and skip")
+    arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if normalized else np.ones(len(rows))
+    shares = [_share(row.skip.log2_variance, row.branch.log2_variance) for row in rows]
+    arrays["branch_share"] = np.array(shares)
+    shares = [_share(row.skip.log2_moment, row.branch.log2_moment) for row in rows]
+    arrays["branch_second_moment_share"] = np.array(shares)
+    arrays["path_probability"] = np.array([row.path_probability for row in rows])
+    arrays["skip_correlation"] = np.array([row.skip.common for row in rows])
+    arrays["branch_correlation"] = np.array([row.branch.common for row in rows])
+    arrays["pair_correlation"] = np.array([row.input.pair for row in rows])
+    arrays["gradient_correlation"] = np.cumprod([row.gates for row in reversed(rows)])[::-1]
+    for array in arrays.values():
+        array.setflags(write=False)
+    return Signal(normalization, activation, layers, index, **arrays)

@@ -1,0 +1,117 @@
+"""Where numbers overflow, what zero padding costs, and which learning rates work."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from shallowpaths.theory.checks import between, one_of, whole
+from shallowpaths.theory.moments import Array
+
+LARGEST_VALUE = {
+    "float16": float(np.finfo(np.float16).max),
+    "bfloat16": (2 - 2.0**-7) * 2.0**127,
+    "float32": float(np.finfo(np.float32).max),
+    "float64": float(np.finfo(np.float64).max),
+}
+"""The largest finite number of each format. bfloat16 has float32's exponent, so it reaches just as far."""
+
+
+class OverflowDepth(NamedTuple):
+    """The number of blocks after which a network overflows, or None for never."""
+
+    values: int | None
+    """Activations themselves pass the largest number."""
+    squares: int | None
+    """Their squares do: a variance computed in this format is inf, at half the depth."""
+
+
+def overflow_depth(precision: str, growth: float = 2.0, values: int | None = None) -> OverflowDepth:
+    """After how many blocks a signal that starts at variance 1 overflows ``precision``. [derived]
+
+    growth: factor on the second moment per block, 1 + alpha^2. After l blocks activations have the standard
+    deviation growth^(l/2). values: how many activations there are; the largest of N Gaussians is about
+    sqrt(2 ln N) standard deviations out, so that one overflows first. None looks at one standard deviation.
+    """
+    one_of("precision", precision, tuple(LARGEST_VALUE))
+    between("growth", growth, 0, math.inf)
+    if values is not None:
+        whole("values", values, least=2)
+    largest = 1.0 if values is None else math.sqrt(2 * math.log(values))
+    if growth <= 1:
+        return OverflowDepth(None, None)
+    room = math.log2(LARGEST_VALUE[precision]) - math.log2(largest)
+    squares_room = room - math.log2(largest)
+    return OverflowDepth(*(_blocks_above(bits, math.log2(growth)) for bits in (2 * room, squares_room)))
+
+
+def _blocks_above(bits: float, bits_per_block: float) -> int:
+    """The first whole number of blocks that passes ``bits``; log2 rounds float32's largest up to 2^128."""
+    return max(1, math.ceil(bits / bits_per_block))
+
+
+def padding_gain(size: int, kernel: int = 3, layers: int = 1) -> float:
+    """Part of the second moment that convolutions with zero padding keep, stride 1. [derived]
+
+    He initialization counts every weight of a kernel, but at the border some of them meet zeros. Exact for
+    ``layers`` He layers after an image with the same second moment everywhere: 1 for large images, (2/3)^2
+    for 2 x 2.
+    """
+    whole("size", size)
+    whole("kernel", kernel)
+    whole("layers", layers)
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel is {kernel!r}; it must be odd")
+    row = np.ones(size)
+    for _ in range(layers):
+        row = np.convolve(np.pad(row, kernel // 2), np.full(kernel, 1 / kernel), mode="valid")
+    return float(row.mean() ** 2)
+
+
+# Learning rates. A raw rate is what the optimizer is given: v <- momentum v + gradient, w <- w - rate v.
+
+
+def effective_learning_rate(learning_rate: ArrayLike, momentum: float = 0.9) -> Array:
+    """rate / (1 - momentum): the step that a constant gradient makes in the end. [derived]"""
+    between("learning_rate", learning_rate, 0, math.inf, "low")
+    between("momentum", momentum, 0, 1, "low")
+    return np.asarray(learning_rate, dtype=float) / (1 - momentum)
+
+
+def raw_learning_rate(effective: ArrayLike, momentum: float = 0.9) -> Array:
+    """The rate to give the optimizer for an effective one: effective (1 - momentum). [derived]"""
+    between("effective", effective, 0, math.inf, "low")
+    between("momentum", momentum, 0, 1, "low")
+    return np.asarray(effective, dtype=float) * (1 - momentum)
+
+
+def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) -> Array:
+    """Largest stable raw rate 2 (1 + momentum) / lambda_max of full-batch gradient descent. [derived]
+
+    largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest
+    direction oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
+    """
+    between("largest_eigenvalue", largest_eigenvalue, 0, math.inf)
+    between("momentum", momentum, 0, 1, "low")
+    return 2 * (1 + momentum) / np.asarray(largest_eigenvalue, dtype=float)
+
+
+def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, largest_stable: float) -> Array:
+    """min(c B, largest stable rate) for batches of B examples. Regimes [paper], formula [derived].
+
+    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c =
+    ``rate_per_example``, and accuracy does not depend on B. Curvature dominated: c B would diverge, and the
+    largest stable rate is the best. All rates raw, or all effective.
+    """
+    between("batch_size", batch_size, 0, math.inf)
+    between("rate_per_example", rate_per_example, 0, math.inf)
+    between("largest_stable", largest_stable, 0, math.inf)
+    return np.minimum(rate_per_example * np.asarray(batch_size, dtype=float), largest_stable)
+
+
+def crossover_batch_size(rate_per_example: float, largest_stable: float) -> float:
+    """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
+    between("rate_per_example", rate_per_example, 0, math.inf)
+    between("largest_stable", largest_stable, 0, math.inf)
+    return largest_stable / rate_per_example

@@ -1,0 +1,89 @@
+"""The closed forms of the paper, and what one ReLU layer does to two inputs."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shallowpaths.theory.checks import between, one_of, whole
+
+Array = NDArray[np.float64]
+ACTIVATIONS = ("linear", "relu")
+RELU_MEAN_SHARE = 1 / math.pi
+"""Squared mean over second moment after a ReLU of a centred Gaussian: (1 / 2 pi) / (1 / 2). [derived]"""
+RELU_VARIANCE_SHARE = 1 - RELU_MEAN_SHARE
+"""Variance over second moment after a ReLU of a centred Gaussian, 0.682. [derived]"""
+
+
+def block_index(blocks: int) -> Array:
+    """l = 1 ... d as floats, shape [d]."""
+    whole("blocks", blocks)
+    return np.arange(1, blocks + 1, dtype=float)
+
+
+def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
+    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d].
+
+    alpha = 1 is the unnormalized network, which doubles at each block [paper]; other values are SkipInit
+    [derived]. Values above float64's largest come out as inf.
+    """
+    between("alpha", alpha, -math.inf, math.inf)
+    with np.errstate(over="ignore"):
+        return (1 + np.square(np.float64(alpha))) ** (block_index(blocks) - 1)
+
+
+def batchnorm_skip_second_moment(blocks: int) -> Array:
+    """Second moment l of the skip path at block l with BN on the branch, shape [d]. [paper]"""
+    return block_index(blocks)
+
+
+def batchnorm_branch_share(blocks: int) -> Array:
+    """The branch's part 1 / (l + 1) of the second moment after block l, BN on the branch, shape [d]. [paper]
+
+    In a linear network this is also the branch variance over the variance of the block's output.
+    """
+    return 1 / (block_index(blocks) + 1)
+
+
+def batchnorm_moving_variance(blocks: int, activation: str = "linear") -> Array:
+    """Moving variance of branch l's first BN, shape [d]: l, or 1 + (1 - 1/pi)(l - 1) with ReLU. [derived]"""
+    one_of("activation", activation, ACTIVATIONS)
+    return 1 + (RELU_VARIANCE_SHARE if activation == "relu" else 1.0) * (block_index(blocks) - 1)
+
+
+def batchnorm_squared_mean(blocks: int, activation: str = "linear") -> Array:
+    """Squared channel mean at the first BN of branch l, shape [d]: 0, or (l - 1) / pi with ReLU. [derived]"""
+    one_of("activation", activation, ACTIVATIONS)
+    return (RELU_MEAN_SHARE if activation == "relu" else 0.0) * (block_index(blocks) - 1)
+
+
+def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
+    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]
+
+    Alone, with the last layer left at He, it divides the branch's second moment by d: just SkipInit at
+    alpha = 1 / sqrt(d). [derived]
+    """
+    whole("blocks", blocks)
+    whole("layers_per_block", layers_per_block, least=2)
+    return float(blocks) ** (-1 / (2 * layers_per_block - 2))
+
+
+def relu_correlation(correlation: ArrayLike) -> Array:
+    """Correlation between two inputs after ReLU and a He layer, from their correlation c before. [derived]
+
+    (sqrt(1 - c^2) + c (pi - arccos c)) / pi, the arc-cosine kernel of degree 1 (Cho and Saul 2009). The
+    second moment stays as it was. 0 goes to 1/pi, 1 to 1.
+    """
+    between("correlation", correlation, -1, 1, "both")
+    c = np.asarray(correlation, dtype=float)
+    return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
+
+
+def relu_gate_correlation(correlation: ArrayLike) -> Array:
+    """Factor 1 - arccos(c) / pi on the correlation of two inputs' gradients at a ReLU layer. [derived]
+
+    It is twice the probability that both inputs open the same gate, and the derivative of
+    ``relu_correlation``.
+    """
+    between("correlation", correlation, -1, 1, "both")
+    return 1 - np.arccos(np.asarray(correlation, dtype=float)) / math.pi
