@@ -37,6 +37,24 @@ def layer(rng, x, lanes, width, activation, normalized):
     return (x * gate) @ weights, (lanes / scale * gate) @ weights, lambda g: (g @ weights.T) * gate / scale
 
 
+def moments(x):
+    """Second moment, and variance over the inputs averaged over channels."""
+    return (x**2).mean(), x.var(axis=0, ddof=1).mean()
+
+
+def gradients_by_block(gradient, backward, alpha, output_scale, skip_path):
+    """The gradient at the input of each block, first block first, from that at the last output."""
+    gradients = []
+    for steps, deviation in reversed(backward):
+        gradient = gradient / deviation * output_scale
+        through = alpha * gradient
+        for step in reversed(steps):
+            through = step(through)
+        gradient = gradient * skip_path + through
+        gradients.insert(0, gradient)
+    return gradients
+
+
 def simulate(
     seed, blocks, width=256, batch=128, layers=2, activation="linear", normalization="none", alpha=1.0,
     output_scale=1.0, longest=0, pair=None, skip_path=True,
@@ -53,39 +71,21 @@ def simulate(
         inputs.append(x)
         branch, taken, steps = x, lanes, []
         for _ in range(layers):
-            branch, taken, step = layer(
-                rng, branch, taken, width, activation, normalization.startswith("branch")
-            )
+            branch, taken, step = layer(rng, branch, taken, width, activation, normalization.startswith("branch"))
             steps.append(step)
         skip, branch, taken = x * skip_path, alpha * branch, alpha * taken
-        rows.append(
-            [
-                f(v)
-                for v in (skip, branch)
-                for f in (lambda v: (v**2).mean(), lambda v: v.var(0, ddof=1).mean())
-            ]
-        )
+        rows.append([*moments(skip), *moments(branch)])
         x, lanes = (skip + branch) * output_scale, lanes * skip_path * output_scale
         lanes[1:] += taken[:-1] * output_scale
-        deviation = x.std(axis=0) if normalization == "branch and skip" else np.ones(width)
-        x, lanes = (
-            (x - x.mean(axis=0)) / deviation if normalization == "branch and skip" else x,
-            lanes / deviation,
-        )
+        deviation = np.ones(width)
+        if normalization == "branch and skip":
+            deviation = x.std(axis=0)
+            x, lanes = (x - x.mean(axis=0)) / deviation, lanes / deviation
         backward.append((steps, deviation))
-    gradient = (
-        np.repeat(rng.standard_normal((batch // 2, width)), 2, axis=0)
-        if pair
-        else rng.standard_normal(x.shape)
-    )
-    gradients = []
-    for steps, deviation in reversed(backward):
-        gradient = gradient / deviation * output_scale
-        through = alpha * gradient
-        for step in reversed(steps):
-            through = step(through)
-        gradient = gradient * skip_path + through
-        gradients.insert(0, gradient)
+    gradient = rng.standard_normal((batch, width))
+    if pair is not None:
+        gradient[1::2] = gradient[::2]
+    gradients = gradients_by_block(gradient, backward, alpha, output_scale, skip_path)
     squares = (lanes**2).mean(axis=(1, 2))
     q, v, branch_q, branch_v = np.array(rows).T
     return Simulation(q, v, branch_q, branch_v, squares / squares.sum(), gradients, inputs)
@@ -124,12 +124,8 @@ def test_batchnorm_recursion_equals_its_closed_forms(activation, layers):
     near = {"rtol": 1e-11, "atol": 1e-12}
     np.testing.assert_allclose(signal.skip_second_moment, theory.batchnorm_skip_second_moment(1000), **near)
     np.testing.assert_allclose(signal.branch_second_moment_share, theory.batchnorm_branch_share(1000), **near)
-    np.testing.assert_allclose(
-        signal.input_variance, theory.batchnorm_moving_variance(1000, activation), **near
-    )
-    np.testing.assert_allclose(
-        signal.input_squared_mean, theory.batchnorm_squared_mean(1000, activation), **near
-    )
+    np.testing.assert_allclose(signal.input_variance, theory.batchnorm_moving_variance(1000, activation), **near)
+    np.testing.assert_allclose(signal.input_squared_mean, theory.batchnorm_squared_mean(1000, activation), **near)
     probability = theory.batchnorm_path_probability(1000, activation, layers)
     np.testing.assert_allclose(signal.path_probability, probability, **near)
 
@@ -139,9 +135,7 @@ def test_batchnorm_recursion_equals_its_closed_forms(activation, layers):
 def test_skipinit_grows_by_one_plus_alpha_squared(alpha, activation):
     signal = theory.signal(100, alpha=alpha, activation=activation)
     growth = 1 + alpha**2
-    np.testing.assert_allclose(
-        signal.skip_second_moment, theory.scaled_skip_second_moment(100, alpha), rtol=1e-11
-    )
+    np.testing.assert_allclose(signal.skip_second_moment, theory.scaled_skip_second_moment(100, alpha), rtol=1e-11)
     np.testing.assert_allclose(signal.branch_second_moment_share, alpha**2 / growth, rtol=1e-11)
     np.testing.assert_allclose(signal.path_probability, alpha**2 / growth, rtol=1e-11)
     np.testing.assert_allclose(signal.gradient_second_moment, growth ** np.arange(100, 0, -1.0), rtol=1e-11)
@@ -153,9 +147,7 @@ def test_one_over_sqrt_d_stays_below_e():
     assert signal.branch_share == pytest.approx(np.full(1000, 1 / 1001))
 
 
-@pytest.mark.parametrize(
-    "mechanism", [{"alpha": 0.0}, {"zero_branch": True}, {"zero_branch": True, **BATCHNORM}]
-)
+@pytest.mark.parametrize("mechanism", [{"alpha": 0.0}, {"zero_branch": True}, {"zero_branch": True, **BATCHNORM}])
 def test_identity_chains_change_nothing(mechanism):
     signal = theory.signal(50, activation="relu", pair_correlation=0.9, **mechanism)
     for name in ("skip_variance", "output_second_moment", "gradient_second_moment", "gradient_correlation"):
@@ -170,17 +162,13 @@ def test_batchnorm_on_skip_gives_equal_parts_everywhere():
     for name in ("skip_variance", "branch_variance", "output_variance", "gradient_second_moment"):
         assert getattr(signal, name) == pytest.approx(np.ones(30)), name
     assert signal.branch_share == pytest.approx(np.full(30, 0.5))
-    assert theory.signal(30, **ON_SKIP, activation="relu").branch_second_moment_share == pytest.approx(
-        np.full(30, 0.5)
-    )
+    assert theory.signal(30, **ON_SKIP, activation="relu").branch_second_moment_share == pytest.approx(np.full(30, 0.5))
 
 
 def test_batchnorm_at_the_end_changes_nothing_before_it():
     plain, end = theory.signal(9, activation="relu"), theory.signal(9, activation="relu", normalization="end")
     for field in fields(plain)[3:]:
-        np.testing.assert_array_equal(
-            getattr(plain, field.name), getattr(end, field.name), err_msg=field.name
-        )
+        np.testing.assert_array_equal(getattr(plain, field.name), getattr(end, field.name), err_msg=field.name)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -188,9 +176,7 @@ def test_without_skip_path_batchnorm_gradients_explode(layers):
     signal = theory.signal(10, **BATCHNORM, skip_path=False, activation="relu", layers_per_block=layers)
     assert (signal.path_probability == 1).all()
     growth = theory.plain_batchnorm_gradient_growth() ** layers
-    assert signal.gradient_second_moment[1:-1] / signal.gradient_second_moment[2:] == pytest.approx(
-        np.full(8, growth)
-    )
+    assert signal.gradient_second_moment[1:-1] / signal.gradient_second_moment[2:] == pytest.approx(np.full(8, growth))
     assert growth ** (1 / layers) == pytest.approx(math.pi / (math.pi - 1))
 
 
@@ -201,9 +187,7 @@ def test_projections_reset_the_skip_path_of_batchnorm_and_only_it():
     assert signal.path_probability[3] == pytest.approx(0.5)
     plain = theory.signal(6, activation="relu", projections={4})
     assert plain.skip_second_moment == pytest.approx([1, 2, 4, 8, 16, 32])
-    assert plain.skip_correlation[3] == pytest.approx(
-        float(theory.relu_correlation(1 - plain.input_variance[3] / 8))
-    )
+    assert plain.skip_correlation[3] == pytest.approx(float(theory.relu_correlation(1 - plain.input_variance[3] / 8)))
 
 
 def test_moments_split_and_shares_survive_overflow():
@@ -258,9 +242,7 @@ def test_path_lengths_at_a_thousand_blocks_are_exact():
     mean = theory.mean_path_length(probability)
     assert shares.sum() == pytest.approx(1, abs=1e-12)
     assert (shares * lengths).sum() == pytest.approx(mean, rel=1e-11)
-    assert (shares * (lengths - mean) ** 2).sum() == pytest.approx(
-        theory.path_length_variance(probability), rel=1e-11
-    )
+    assert (shares * (lengths - mean) ** 2).sum() == pytest.approx(theory.path_length_variance(probability), rel=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +266,8 @@ def test_mean_path_lengths_of_the_fact_sheet(blocks, mechanism, mean, tolerance)
 
 def test_harmonic_mean_and_its_logarithm():
     for blocks in (1, 100, 1000):
-        assert theory.harmonic_mean_path_length(blocks) == pytest.approx(
-            theory.batchnorm_branch_share(blocks).sum()
-        )
-    assert theory.harmonic_mean_path_length(1000) == pytest.approx(
-        theory.logarithmic_mean_path_length(1000), abs=2e-3
-    )
+        assert theory.harmonic_mean_path_length(blocks) == pytest.approx(theory.batchnorm_branch_share(blocks).sum())
+    assert theory.harmonic_mean_path_length(1000) == pytest.approx(theory.logarithmic_mean_path_length(1000), abs=2e-3)
     assert theory.logarithmic_mean_path_length(1) == pytest.approx(-0.42, abs=0.005)
 
 
@@ -330,9 +308,7 @@ def test_path_spectrum_of_simulated_networks(mechanism, longest, layers):
     blocks = 20
     predicted = theory.signal(blocks, layers_per_block=layers, **mechanism).path_probability
     shares = theory.path_length_distribution(predicted)
-    runs = [
-        simulate(seed, blocks, 160, 96, layers, longest=longest, **mechanism).path_lengths for seed in SEEDS
-    ]
+    runs = [simulate(seed, blocks, 160, 96, layers, longest=longest, **mechanism).path_lengths for seed in SEEDS]
     measured = np.mean(runs, axis=0)
     # a BN divides by noisy variances (E[1 / v] > 1 / E[v]), so a little more goes through each branch
     assert measured @ np.arange(longest + 1) == pytest.approx(theory.mean_path_length(predicted), rel=0.08)
@@ -348,9 +324,7 @@ def test_gradients_of_nearby_inputs_decorrelate_as_predicted(mechanism):
         for name, rows in correlations.items():
             pairs = [(values[::2], values[1::2]) for values in getattr(run, name)]
             rows.append([(a * b).sum() / math.sqrt((a**2).sum() * (b**2).sum()) for a, b in pairs])
-    np.testing.assert_allclose(
-        np.mean(correlations["gradients"], axis=0), predicted.gradient_correlation, atol=0.05
-    )
+    np.testing.assert_allclose(np.mean(correlations["gradients"], axis=0), predicted.gradient_correlation, atol=0.05)
     np.testing.assert_allclose(np.mean(correlations["inputs"], axis=0), predicted.pair_correlation, atol=0.03)
     assert (np.diff(predicted.gradient_correlation) > 0).all()
 
@@ -374,10 +348,7 @@ def test_finite_width_predicts_the_spread_over_seeds(mechanism, activation, laye
     kind = {"activation": activation, **mechanism}
     predicted = theory.finite_width(theory.signal(16, layers_per_block=layers, **kind), 48, 48)
     runs = [simulate(seed, 16, 48, 48, layers, **kind) for seed in range(40)]
-    ratio = (
-        np.std([np.log(run.skip_second_moment) for run in runs], axis=0, ddof=1)
-        / predicted.relative_deviation
-    )
+    ratio = np.std([np.log(run.skip_second_moment) for run in runs], axis=0, ddof=1) / predicted.relative_deviation
     assert (ratio > 0.5).all(), ratio
     assert (ratio < 1.5).all(), ratio
 
@@ -387,9 +358,7 @@ def test_divide_sqrt2_makes_inputs_alike_down_to_what_the_width_leaves():
     signal = theory.signal(101, activation="relu", layers_per_block=1, output_scale=HALF)
     assert signal.skip_second_moment == pytest.approx(np.ones(101))
     assert signal.skip_variance[100] == pytest.approx(0.0129, abs=1e-4)
-    excess = {
-        width: theory.finite_width(signal, width, 256).variance_excess[100] for width in (128, 512, 2048)
-    }
+    excess = {width: theory.finite_width(signal, width, 256).variance_excess[100] for width in (128, 512, 2048)}
     assert signal.skip_variance[100] + excess[512] == pytest.approx(0.05, abs=0.005)
     assert excess[128] == pytest.approx(16 * excess[2048], rel=0.02)
     runs = [simulate(seed, 101, 128, 64, 1, "relu", output_scale=HALF) for seed in range(8)]
@@ -468,9 +437,7 @@ def test_learning_rate_regimes_meet_at_the_crossover():
     rates = theory.optimal_learning_rate([64, crossover, 1024], 0.01, 2.56)
     assert rates == pytest.approx([0.64, 2.56, 2.56])
     assert float(theory.effective_learning_rate(0.05)) == pytest.approx(0.5)
-    assert theory.raw_learning_rate(theory.effective_learning_rate([0.1, 0.2], 0.7), 0.7) == pytest.approx(
-        [0.1, 0.2]
-    )
+    assert theory.raw_learning_rate(theory.effective_learning_rate([0.1, 0.2], 0.7), 0.7) == pytest.approx([0.1, 0.2])
 
 
 # Bad input
@@ -491,7 +458,7 @@ def test_learning_rate_regimes_meet_at_the_crossover():
         (lambda: theory.signal(3, layers_per_block=0), "layers_per_block is 0"),
         (lambda: theory.signal(3, projections=[4]), r"projections is \[4\].*1 to 3"),
         (lambda: theory.signal(3, layer_gain=[1, 1]), "layer_gain has shape"),
-        (lambda: theory.signal(3, alpha=0.0, skip_path=False), "without a skip path"),
+        (lambda: theory.signal(3, alpha=0.0, skip_path=False), "alpha is 0.0.*nothing passes"),
         (lambda: theory.scaled_skip_second_moment(3, math.nan), "alpha is nan"),
         (lambda: theory.batchnorm_moving_variance(3, "gelu"), "'gelu'"),
         (lambda: theory.path_length_distribution([0.5, 1.2]), "path_probability"),

@@ -20,7 +20,7 @@ class ClaimFailed(AssertionError):
     """A measurement contradicts what the chapter says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Claim:
     """One checked claim.
 
@@ -42,13 +42,23 @@ class Claim:
     holds: bool
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (self.statement, self._facts, self.because))
+        table = (
+            f'<table class="claim"><tr><th scope="row">{html.escape(self.id)}: {self._verdict}</th>{cells}</tr></table>'
+        )
+        return {"text/html": table, "text/plain": repr(self), MIME: asdict(self)}
+
+    def __repr__(self) -> str:
+        return f"{self.id} {self._verdict}: {self.statement} ({self._facts}; {self.because})"
+
+    @property
+    def _verdict(self) -> str:
+        return "holds" if self.holds else "DOES NOT HOLD"
+
+    @property
+    def _facts(self) -> str:
         tolerance = "" if self.tolerance is None else f" ± {_text(self.tolerance)}"
-        facts = f"predicted {_text(self.predicted)}{tolerance}, measured {_text(self.measured)}"
-        cells = "".join(f"<td>{html.escape(text)}</td>" for text in (self.statement, facts, self.because))
-        table = f'<table class="claim"><tr><th scope="row">{html.escape(self.id)}: {verdict}</th>{cells}</tr></table>'
-        plain = f"{self.id} {verdict}: {self.statement} ({facts}; {self.because})"
-        return {"text/html": table, "text/plain": plain, MIME: asdict(self)}
+        return f"predicted {_text(self.predicted)}{tolerance}, measured {_text(self.measured)}"
 
 
 def check(
@@ -69,7 +79,9 @@ def check(
         ClaimFailed: a number lies outside, or is not finite.
         ValueError: no reason given, a tolerance that is negative or not finite, or nothing measured.
     """
-    wanted, found, allowed = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance)))
+    wanted, found, allowed = np.broadcast_arrays(
+        *(np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
+    )
     if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
         raise ValueError(f"claim {id}: needs something measured, and tolerances that are finite and not negative")
     with np.errstate(invalid="ignore"):
@@ -95,7 +107,9 @@ def _show(claim: Claim) -> Claim:
 
     display(claim)
     if not claim.holds:
-        raise ClaimFailed(f"{claim.id} does not hold: {claim.statement}; predicted {_text(claim.predicted)}, measured {_text(claim.measured)}")
+        raise ClaimFailed(
+            f"{claim.id} does not hold: {claim.statement}; predicted {_text(claim.predicted)}, measured {_text(claim.measured)}"
+        )
     return claim
 
 

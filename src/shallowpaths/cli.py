@@ -11,7 +11,13 @@ from tabulate import tabulate
 
 from shallowpaths import __version__, recipes, runs
 
-_CHOICES = {"network": runs.NETWORKS, "data": runs.DATA, "schedule": runs.SCHEDULES, "precision": runs.PRECISIONS, "device": runs.DEVICES}
+_CHOICES = {
+    "network": runs.NETWORKS,
+    "data": runs.DATA,
+    "schedule": runs.SCHEDULES,
+    "precision": runs.PRECISIONS,
+    "device": runs.DEVICES,
+}
 
 
 class _Commands(click.Group):
@@ -26,7 +32,10 @@ class _Commands(click.Group):
             sys.exit(2)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Why very deep residual networks train: run the experiments of the book Shallow Paths."""
@@ -53,9 +62,15 @@ def _setting_help(name: str) -> str:
 
 @main.command()
 @_run_options
-@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate.")
-@click.option("--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to.")
-@click.option("--store", type=click.Path(path_type=Path, dir_okay=False), help="Append the record to this file of JSON lines.")
+@click.option(
+    "--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate."
+)
+@click.option(
+    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
+)
+@click.option(
+    "--store", type=click.Path(path_type=Path, dir_okay=False), help="Append the record to this file of JSON lines."
+)
 def train(effective_learning_rate: float | None, data_folder: Path | None, store: Path | None, **settings: Any) -> None:
     """Train one network and print its record."""
     learning_rate = settings.pop("learning_rate")
@@ -64,7 +79,9 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     if effective_learning_rate is not None:
         config = runs.RunConfig.at_effective_rate(effective_learning_rate, **settings)
     else:
-        config = runs.RunConfig(learning_rate=runs.RunConfig.learning_rate if learning_rate is None else learning_rate, **settings)
+        config = runs.RunConfig(
+            learning_rate=runs.RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
+        )
     from shallowpaths.sweeping import sweep  # imports torch, which --help and mistakes need not wait for
 
     (record,) = sweep([config], store=store, data_folder=data_folder)
@@ -74,14 +91,23 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
 def _describe(record: runs.RunRecord) -> str:
     config = record.config
     rows = [
-        ("network", f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"),
+        (
+            "network",
+            f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters",
+        ),
         ("recipe", config.recipe),
-        ("data", f"{config.data}, {record.train_images:,} training images, {config.epochs} epochs, batch {config.batch_size}"),
+        (
+            "data",
+            f"{config.data}, {record.train_images:,} training images, {config.epochs} epochs, batch {config.batch_size}",
+        ),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
     ]
     if record.test_accuracy is not None:
-        rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
+        rows += [
+            ("training loss", f"{record.train_loss:.4f}"),
+            ("test accuracy", f"{100 * record.test_accuracy:.2f} %"),
+        ]
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
 

@@ -65,7 +65,11 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on another device."""
-        moved = {f.name: value.to(device) for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved = {
+            f.name: value.to(device)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
         return dataclasses.replace(self, **moved)
 
     def hold_out(self, fraction: float) -> "Dataset":
@@ -74,7 +78,9 @@ class Dataset:
         if fraction == 0:
             return self
         if not 0 < count < len(self.train_images):
-            raise ValueError(f"validation {fraction}: of {len(self.train_images)} training images that leaves {count} to validate on")
+            raise ValueError(
+                f"validation {fraction}: of {len(self.train_images)} training images that leaves {count} to validate on"
+            )
         order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
         order = order.to(self.train_images.device)
         held, kept = order[:count], order[count:]
@@ -164,7 +170,9 @@ def _check_files(folder: Path, datasets) -> None:
     for file_name, checksum in _files(datasets.CIFAR10):
         path = folder / datasets.CIFAR10.base_folder / file_name
         if path.exists() and not datasets.utils.check_integrity(path, checksum):
-            raise ValueError(f"CIFAR-10 file {path} is damaged: its MD5 is not {checksum}. Delete it, and it will be downloaded again")
+            raise ValueError(
+                f"CIFAR-10 file {path} is damaged: its MD5 is not {checksum}. Delete it, and it will be downloaded again"
+            )
 
 
 def _files_are_there(folder: Path, datasets) -> bool:
@@ -185,7 +193,9 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(a).float()[:, None, None] for a in (mean, np.sqrt(variance)))
 
 
-def _dataset(name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, **more) -> Dataset:
+def _dataset(
+    name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, **more
+) -> Dataset:
     mean, std = _mean_and_std(train_images)
     digest = hashlib.sha256()
     for tensor in (train_images, train_labels, test_images, test_labels):

@@ -39,7 +39,11 @@ def device_name(device: torch.device) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, torch and this package."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "shallowpaths": metadata.version("shallowpaths")}
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "shallowpaths": metadata.version("shallowpaths"),
+    }
 
 
 @functools.cache
@@ -49,8 +53,12 @@ def commit() -> str | None:
     if not any((parent / ".git").exists() for parent in here.parents[1:3]):
         return None
     try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True)
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

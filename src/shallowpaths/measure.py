@@ -23,7 +23,8 @@ class SignalStatistics:
     A second moment is the mean of squares; it is the variance plus the squared mean.
 
     Attributes:
-        skip_variance, skip_squared_mean: of the skip path as it enters the addition of block l, the paper's Var(x^l).
+        skip_variance, skip_squared_mean: of the skip path as it enters the addition of block l, the paper's Var(x^l);
+            0 where a network has no skip path.
         branch_variance, branch_squared_mean: of the residual branch, finished, just before the addition.
         output_variance, output_squared_mean: of the block's output, after the addition and its factor.
         branch_share: the branch's part in the variance of the block's output, Var(branch) / Var(output).
@@ -112,8 +113,13 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
 
     def look(module: nn.Module, arguments: tuple[Tensor, Tensor], output: Tensor) -> None:
         skip, branch = arguments
-        reused = last["statistics"] if skip is last.get("output") else _moments(skip)
-        statistics = {"skip": reused, "branch": _moments(branch), "output": _moments(output)}
+        if not module.skip_path:
+            entering = (skip.new_zeros(()), skip.new_zeros(()))
+        elif skip is last.get("output"):
+            entering = last["statistics"]  # measured as the last block's output
+        else:
+            entering = _moments(skip)
+        statistics = {"skip": entering, "branch": _moments(branch), "output": _moments(output)}
         last.update(output=output, statistics=statistics["output"])
         taken.append(statistics | {"scale": module.scale, "channels": output.shape[1]})
 
@@ -125,7 +131,9 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
     return _gather(taken)
 
 
-def predicted_signal(network: ResidualNetwork, correlation: float = 0.0, image_size: int | None = None) -> theory.Signal:
+def predicted_signal(
+    network: ResidualNetwork, correlation: float = 0.0, image_size: int | None = None
+) -> theory.Signal:
     """What theory says of this network at initialization, block by block: the line to draw beside `signal_statistics`.
 
     Args:
@@ -133,13 +141,8 @@ def predicted_signal(network: ResidualNetwork, correlation: float = 0.0, image_s
         correlation: between any two of the inputs as they leave the input layer; 0 for centred, independent inputs.
         image_size: height of the images, for a convolutional network: zero padding takes a part of the signal at
             each border, and the smaller the image the larger the part. None predicts for images without borders.
-
-    Raises:
-        ValueError: the network has no skip path, which theory.signal does not describe.
     """
     recipe, blocks = network.recipe, list(network.blocks)
-    if not recipe.skip_path:
-        raise ValueError(f"recipe {recipe.name!r} has no skip path: there is no residual signal to predict")
     projections = [number for number, block in enumerate(blocks, start=1) if block.shortcut is not None]
     alpha = recipe.initial_alpha(len(blocks))
     scale = theory.fixup_layer_scale(len(blocks), len(blocks[0].layers)) if "depth rescaling" in recipe.fixup else 1.0
@@ -149,6 +152,7 @@ def predicted_signal(network: ResidualNetwork, correlation: float = 0.0, image_s
         alpha=scale if alpha is None else alpha,
         output_scale=recipe.output_scale,
         zero_branch=recipe.starts_as_identity,
+        skip_path=recipe.skip_path,
         activation=network.activation,
         layers_per_block=len(blocks[0].layers),
         correlation=correlation,
@@ -168,7 +172,9 @@ def _padding_gains(blocks: list[ResidualBlock], size: int) -> list[float]:
 
 def _check_inputs(inputs: Tensor) -> None:
     if inputs.ndim < 2 or len(inputs) < 2:
-        raise ValueError(f"inputs of shape {tuple(inputs.shape)}: a variance over the batch needs at least two examples")
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)}: a variance over the batch needs at least two examples"
+        )
     if not torch.isfinite(inputs).all():
         raise ValueError("the inputs contain NaN or infinity: nothing measured on them would mean anything")
 

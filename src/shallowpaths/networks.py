@@ -97,7 +97,9 @@ class ResidualBlock(nn.Module):
     ):
         super().__init__()
         on_branch = normalization if recipe.normalizes_branch else None
-        self.preactivations = nn.ModuleList(Preactivation(_inputs(layer), recipe, on_branch, activation) for layer in layers)
+        self.preactivations = nn.ModuleList(
+            Preactivation(_inputs(layer), recipe, on_branch, activation) for layer in layers
+        )
         self.layers = nn.ModuleList(layers)
         self.shortcut = shortcut
         alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
@@ -205,7 +207,8 @@ class WideResNet(ResidualNetwork):
                 for index in range(count // 3):
                     stride = 2 if stage > 0 and index == 0 else 1
                     layers = [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
-                    shortcut = conv(inputs, outputs, 1, stride) if stride > 1 or inputs != outputs else None
+                    projects = self.recipe.skip_path and (stride > 1 or inputs != outputs)
+                    shortcut = conv(inputs, outputs, 1, stride) if projects else None
                     blocks.append(ResidualBlock(layers, self.recipe, count, nn.BatchNorm2d, shortcut=shortcut))
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
@@ -247,13 +250,21 @@ class ResidualMLP(ResidualNetwork):
         one_of("activation", activation, ACTIVATIONS)
         self.recipe, self.activation = _as_recipe(recipe), activation
         if "depth rescaling" in self.recipe.fixup and layers_per_block < 2:
-            raise ValueError(f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2")
+            raise ValueError(
+                f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2"
+            )
         linear = functools.partial(nn.Linear, bias=self.recipe.biases)
         with torch.device("meta"):
             self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
             self.blocks = nn.Sequential(
                 *(
-                    ResidualBlock([linear(width, width) for _ in range(layers_per_block)], self.recipe, count, nn.BatchNorm1d, activation)
+                    ResidualBlock(
+                        [linear(width, width) for _ in range(layers_per_block)],
+                        self.recipe,
+                        count,
+                        nn.BatchNorm1d,
+                        activation,
+                    )
                     for _ in range(count)
                 )
             )
@@ -264,7 +275,13 @@ class ResidualMLP(ResidualNetwork):
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
     """The network that a run asks for, for images of shape (channels, height, width), initialized from the run's seed."""
     generator = torch.Generator().manual_seed(config.seed)
-    common = {"depth": config.depth, "width": config.width, "recipe": config.recipe, "classes": classes, "dropout": config.dropout}
+    common = {
+        "depth": config.depth,
+        "width": config.width,
+        "recipe": config.recipe,
+        "classes": classes,
+        "dropout": config.dropout,
+    }
     if config.network == "wide-resnet":
         return WideResNet(channels=image_shape[0], generator=generator, **common)
     return ResidualMLP(inputs=math.prod(image_shape), generator=generator, **common)
@@ -281,7 +298,13 @@ class _GlobalAveragePool(nn.Module):
 
 
 def _head(
-    channels: int, classes: int, recipe: Recipe, normalization: Normalization, activation: str, dropout: float, pool: bool
+    channels: int,
+    classes: int,
+    recipe: Recipe,
+    normalization: Normalization,
+    activation: str,
+    dropout: float,
+    pool: bool,
 ) -> nn.Sequential:
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r} must be at least 0 and below 1")

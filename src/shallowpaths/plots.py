@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallowpaths.measure import SignalStatistics
-from shallowpaths.records import best_rate, group_by, summarise
 from shallowpaths.recipes import NAMES
+from shallowpaths.records import best_rate, group_by, summarise
 from shallowpaths.runs import RunRecord
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
@@ -68,7 +68,11 @@ class BookFigure:
     def save(self, path: str | Path, theme: str = "light") -> None:
         """Write the figure to a file; its ending says in which format."""
         path = Path(path)
-        path.write_bytes(self._rendered(getattr(self, theme), path.suffix.lstrip("."), facecolor="white" if theme == "light" else "#121212"))
+        path.write_bytes(
+            self._rendered(
+                getattr(self, theme), path.suffix.lstrip("."), facecolor="white" if theme == "light" else "#121212"
+            )
+        )
 
     def _rendered(self, figure: Figure, form: str, **more: Any) -> bytes:
         file = io.BytesIO()
@@ -85,15 +89,21 @@ class BookFigure:
             for theme in ("light", "dark")
         )
         png = base64.b64encode(self._rendered(self.light, "png", facecolor="white", transparent=False)).decode()
-        return {"text/html": f'{_SWITCH}<div class="book-figure" id="{name}">{images}</div>', "image/png": png, "text/plain": self.alt}
+        return {
+            "text/html": f'{_SWITCH}<div class="book-figure" id="{name}">{images}</div>',
+            "image/png": png,
+            "text/plain": self.alt,
+        }
 
 
 # Which of the two pictures shows: the book's theme, JupyterLab, VS Code and Colab each mark a dark page in their own way.
+_DARK_PAGES = ("html[data-theme=dark]", "[data-jp-theme-light=false]", ".vscode-dark", "html[theme=dark]")
 _SWITCH = (
     "<style>.figure-dark{display:none}.book-figure img{max-width:100%}"
-    "html[data-theme=dark] .figure-light,[data-jp-theme-light=false] .figure-light,.vscode-dark .figure-light,html[theme=dark] .figure-light"
-    "{display:none}html[data-theme=dark] .figure-dark,[data-jp-theme-light=false] .figure-dark,.vscode-dark .figure-dark,"
-    "html[theme=dark] .figure-dark{display:inline}</style>"
+    + ",".join(f"{page} .figure-light" for page in _DARK_PAGES)
+    + "{display:none}"
+    + ",".join(f"{page} .figure-dark" for page in _DARK_PAGES)
+    + "{display:inline}</style>"
 )
 
 
@@ -131,10 +141,23 @@ def signal_by_block(
             block = np.arange(1, values.shape[1] + 1)
             every = max(1, len(block) // 24)
             for i, row in enumerate(values):
-                axes.plot(block, row, **style_of(name), linestyle="none", markersize=4.5, markevery=every, label=name if i == 0 else None)
+                axes.plot(
+                    block,
+                    row,
+                    **style_of(name),
+                    linestyle="none",
+                    markersize=4.5,
+                    markevery=every,
+                    label=name if i == 0 else None,
+                )
         for i, line in enumerate(predicted.values()):
             _predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
-        axes.set(xlabel="block $l$", ylabel=_LABELS.get(quantity, quantity.replace("_", " ")), title=title, yscale="log" if log else "linear")
+        axes.set(
+            xlabel="block $l$",
+            ylabel=_LABELS.get(quantity, quantity.replace("_", " ")),
+            title=title,
+            yscale="log" if log else "linear",
+        )
         axes.legend()
         return figure
 
@@ -146,7 +169,9 @@ def signal_by_block(
     return BookFigure(draw, f"{_words(quantity)} by block. From first block to last: {ends}.")
 
 
-def training_curves(records: Iterable[RunRecord], *, guessing: float | None = None, quantity: str = "train_loss") -> BookFigure:
+def training_curves(
+    records: Iterable[RunRecord], *, guessing: float | None = None, quantity: str = "train_loss"
+) -> BookFigure:
     """A quantity of the per-epoch curve against the epoch, one line a run; a run that diverged is a cross at its last epoch.
 
     Args:
@@ -165,7 +190,13 @@ def training_curves(records: Iterable[RunRecord], *, guessing: float | None = No
                 label = name if i == 0 else None
                 if run.outcome == "diverged":
                     label = f"{name}: diverged at step {run.diverged_step}" if i == 0 else None
-                    style |= {"marker": "x", "markersize": 9, "markeredgewidth": 2, "linestyle": "-" if epochs else "none", "clip_on": False}
+                    style |= {
+                        "marker": "x",
+                        "markersize": 9,
+                        "markeredgewidth": 2,
+                        "linestyle": "-" if epochs else "none",
+                        "clip_on": False,
+                    }
                     epochs, values = [*epochs, len(epochs) + 1], [*values, top]
                 axes.plot(epochs, values, **style, label=label)
         if guessing is not None:
@@ -176,7 +207,9 @@ def training_curves(records: Iterable[RunRecord], *, guessing: float | None = No
         return figure
 
     ends = "; ".join(
-        f"{r.config.recipe} " + (f"ends at {r.curve[-1][quantity]:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}") for r in runs
+        f"{r.config.recipe} "
+        + (f"ends at {r.curve[-1][quantity]:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}")
+        for r in runs
     )
     return BookFigure(draw, f"{_words(quantity)} by epoch: {ends}.")
 
@@ -184,7 +217,10 @@ def training_curves(records: Iterable[RunRecord], *, guessing: float | None = No
 def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
     """Test accuracy against depth, one line a recipe, at the best rate of those run; runs that diverged are crosses at chance."""
     groups = group_by(records, "recipe", "depth")
-    points = {key: max((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.accuracy or 0) for key, runs in groups.items()}
+    points = {
+        key: max((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.accuracy or 0)
+        for key, runs in groups.items()
+    }
 
     def draw() -> Figure:
         figure, axes = _axes(1)
@@ -200,7 +236,10 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
         axes.legend()
         return figure
 
-    said = "; ".join(f"{r} at depth {d} " + ("diverged" if p.accuracy is None else f"{100 * p.accuracy:.1f} %") for (r, d), p in points.items())
+    said = "; ".join(
+        f"{r} at depth {d} " + ("diverged" if p.accuracy is None else f"{100 * p.accuracy:.1f} %")
+        for (r, d), p in points.items()
+    )
     return BookFigure(draw, f"Test accuracy by depth: {said}.")
 
 
@@ -217,7 +256,10 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float) -> BookFigure
         figure, panels = _axes(len(sizes))
         for axes, size in zip(np.atleast_1d(panels), sizes, strict=True):
             for (name,), group in group_by([r for r in runs if r.config.batch_size == size], "recipe").items():
-                by_rate = {rate: summarise(g).train_loss for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())}
+                by_rate = {
+                    rate: summarise(g).train_loss
+                    for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())
+                }
                 good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
                 axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
                 failed = [rate for rate in by_rate if rate not in good]
@@ -237,7 +279,10 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float) -> BookFigure
 
 
 def rate_by_batch_size(
-    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None
+    records: Iterable[RunRecord],
+    *,
+    guessing: float,
+    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> BookFigure:
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 
@@ -256,7 +301,15 @@ def rate_by_batch_size(
             chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
             axes.plot(list(chosen), [b.effective_rate for b in chosen.values()], **style, label=f"{name}: best")
             stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
-            axes.plot(list(stable), list(stable.values()), color=style["color"], marker="_", markersize=12, linestyle="--", label=f"{name}: largest stable")
+            axes.plot(
+                list(stable),
+                list(stable.values()),
+                color=style["color"],
+                marker="_",
+                markersize=12,
+                linestyle="--",
+                label=f"{name}: largest stable",
+            )
         for i, (sizes, rates) in enumerate((predicted or {}).values()):
             _predict(axes, sizes, rates, label="predicted" if i == 0 else None)
         axes.set(xlabel="batch size", ylabel="effective learning rate")
@@ -266,7 +319,8 @@ def rate_by_batch_size(
         return figure
 
     said = "; ".join(
-        f"{recipe} at batch {size}: best {_rate(b.effective_rate)}, largest stable {_rate(b.largest_stable)}" for (recipe, size), b in best.items()
+        f"{recipe} at batch {size}: best {_rate(b.effective_rate)}, largest stable {_rate(b.largest_stable)}"
+        for (recipe, size), b in best.items()
     )
     return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
 
@@ -281,9 +335,25 @@ _LABELS = {
 
 def _drawn(draw: Callable[[], Figure], theme: str) -> Figure:
     text, grid = _THEMES[theme]["text"], _THEMES[theme]["grid"]
-    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {"axes.labelcolor": text, "axes.edgecolor": text, "grid.color": grid}
-    style |= {"axes.facecolor": "none", "figure.facecolor": "none", "axes.grid": True, "grid.linewidth": 0.6, "axes.spines.top": False}
-    style |= {"axes.spines.right": False, "font.size": 11, "legend.frameon": False, "legend.fontsize": 9.5, "lines.linewidth": 1.6}
+    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {
+        "axes.labelcolor": text,
+        "axes.edgecolor": text,
+        "grid.color": grid,
+    }
+    style |= {
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "axes.spines.top": False,
+    }
+    style |= {
+        "axes.spines.right": False,
+        "font.size": 11,
+        "legend.frameon": False,
+        "legend.fontsize": 9.5,
+        "lines.linewidth": 1.6,
+    }
     with mpl.rc_context(style):
         return draw()
 

@@ -46,11 +46,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization {self.normalization!r} is unknown: choose from {', '.join(NORMALIZATIONS)}")
+            raise ValueError(
+                f"normalization {self.normalization!r} is unknown: choose from {', '.join(NORMALIZATIONS)}"
+            )
         if isinstance(self.alpha, str) and self.alpha != ONE_OVER_SQRT_BLOCKS:
             raise ValueError(f"alpha {self.alpha!r} is unknown: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
         if isinstance(self.alpha, (int, float)) and not math.isfinite(self.alpha):
-            raise ValueError(f"alpha {self.alpha} is not finite: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
+            raise ValueError(
+                f"alpha {self.alpha} is not finite: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None"
+            )
         if not (math.isfinite(self.output_scale) and self.output_scale > 0):
             raise ValueError(f"output_scale {self.output_scale} must be positive and finite")
         if self.zero_gamma and not self.normalizes_branch:

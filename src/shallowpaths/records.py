@@ -133,7 +133,9 @@ def final_train_loss(record: RunRecord) -> float:
 
 
 def best_rate(
-    records: Sequence[RunRecord], criterion: Callable[[RunRecord], float] = final_train_loss, stable_below: float = float("inf")
+    records: Sequence[RunRecord],
+    criterion: Callable[[RunRecord], float] = final_train_loss,
+    stable_below: float = float("inf"),
 ) -> BestRate:
     """The rate with the smallest mean criterion, among records that differ in learning rate and seed only.
 
@@ -149,7 +151,10 @@ def best_rate(
     settings = {json.dumps({**r.config.to_dict(), "learning_rate": 0, "seed": 0}, sort_keys=True) for r in records}
     if len(settings) > 1:
         raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
-    by_rate = {rate: [criterion(r) for r in runs] for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())}
+    by_rate = {
+        rate: [criterion(r) for r in runs]
+        for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())
+    }
     stable = {rate: all(value < stable_below for value in values) for rate, values in by_rate.items()}
     largest_stable = None
     for rate in by_rate:

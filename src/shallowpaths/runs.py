@@ -32,9 +32,13 @@ def blocks_of(depth: int, network: str = "wide-resnet") -> int:
     one_of("network", network, NETWORKS)
     whole = isinstance(depth, int) and not isinstance(depth, bool)
     if network == "wide-resnet" and not (whole and depth >= 10 and (depth - 4) % 6 == 0):
-        raise ValueError(f"depth {depth!r}: a Wide-ResNet's depth is 6 m + 4, for example 10, 16, 22, 28, 40, 100 or 1000")
+        raise ValueError(
+            f"depth {depth!r}: a Wide-ResNet's depth is 6 m + 4, for example 10, 16, 22, 28, 40, 100 or 1000"
+        )
     if network == "residual-mlp" and not (whole and depth >= 6 and depth % 2 == 0):
-        raise ValueError(f"depth {depth!r}: a ResidualMLP's depth is an even number of at least 6, for example 16, 100 or 1000")
+        raise ValueError(
+            f"depth {depth!r}: a ResidualMLP's depth is an even number of at least 6, for example 16, 100 or 1000"
+        )
     return (depth - 4) // 2
 
 
@@ -43,7 +47,7 @@ class RunConfig:
     """One training run, completely: `train` is a function of this.
 
     Attributes:
-        recipe: what stands on the residual branches (recipes.NAMES).
+        recipe: what stands on the residual branches (`shallowpaths recipes` lists them).
         network: "wide-resnet" or "residual-mlp".
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
@@ -218,9 +222,20 @@ def _whole(name: str, value: object, at_least: int) -> None:
         raise ValueError(f"{name} {value!r} must be a whole number of at least {at_least}")
 
 
-def _number(name: str, value: object, above: float | None = None, at_least: float | None = None, below: float | None = None) -> None:
-    bounds = " and ".join(f"{word} {bound}" for word, bound in (("above", above), ("at least", at_least), ("below", below)) if bound is not None)
+def _number(
+    name: str, value: object, above: float | None = None, at_least: float | None = None, below: float | None = None
+) -> None:
+    bounds = " and ".join(
+        f"{word} {bound}"
+        for word, bound in (("above", above), ("at least", at_least), ("below", below))
+        if bound is not None
+    )
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    good = good and (above is None or value > above) and (at_least is None or value >= at_least) and (below is None or value < below)
+    good = (
+        good
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+    )
     if not good:
         raise ValueError(f"{name} {value!r} must be a finite number {bounds}")

@@ -61,7 +61,9 @@ def training_batches(data: Dataset, config: RunConfig, epoch: int) -> Iterator[t
     """An epoch's batches: standardized float32 images [B, C, H, W] and labels [B], on the data's device."""
     device = data.train_images.device
     order = image_order(config.seed, epoch, len(data.train_images), config.batch_size)
-    offsets, flips = draw_augmentation(order.numel(), data.padding, data.flips, _generator(config.seed, epoch, "augmentation"))
+    offsets, flips = draw_augmentation(
+        order.numel(), data.padding, data.flips, _generator(config.seed, epoch, "augmentation")
+    )
     order, offsets, flips = (t.to(device) for t in (order, offsets.view(*order.shape, 2), flips.view(order.shape)))
     for index, offset, flip in zip(order, offsets, flips, strict=True):
         images = data.train_images[index]
@@ -79,7 +81,14 @@ class EpochResult:
     first_bad_step: int | None  # within the epoch, the first step whose loss was not finite
 
 
-def train_epoch(network: nn.Module, optimizer: torch.optim.SGD, data: Dataset, config: RunConfig, epoch: int, on_step: Callable[[], object]) -> EpochResult:
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    data: Dataset,
+    config: RunConfig,
+    epoch: int,
+    on_step: Callable[[], object],
+) -> EpochResult:
     """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite."""
     device = data.train_images.device
     for group in optimizer.param_groups:

@@ -33,7 +33,7 @@ def sweep(
     kept = Store(store) if store is not None else None
     done = {record.config.key: record for record in kept.load()} if kept else {}
     missing = [c for c in wanted if c.key not in done]
-    hidden = {} if progress else {"disable": True}
+    hidden = {} if progress and len(missing) > 1 else {"disable": True}  # else TQDM_DISABLE decides
     for config in tqdm(missing, desc="sweep", unit="run", **hidden):
         record = train(config, data_folder, progress)
         if kept:

@@ -35,7 +35,9 @@ def train(config: RunConfig, data_folder: str | os.PathLike | None = None, progr
     config = config.replace(device=device.type)
     data = datasets.load(config.data, device, data_folder).hold_out(config.validation)
     if config.batch_size > len(data.train_images):
-        raise ValueError(f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}")
+        raise ValueError(
+            f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}"
+        )
     with _reproducible(config.seed):
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
@@ -59,14 +61,18 @@ def _run(network: torch.nn.Module, data: Dataset, config: RunConfig, progress: b
     curve: list[dict[str, float]] = []
     with _progress_bar(config, len(data.train_images), progress) as bar:
         for epoch in range(config.epochs):
-            first, after = (stepping.steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, epoch + 1))
+            first, after = (
+                stepping.steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, epoch + 1)
+            )
             result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update)
             if result.first_bad_step is not None:
                 return _diverged(first + result.first_bad_step, curve)
             point = {"epoch": epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
             point |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
             if len(data.validation_images):
-                loss, accuracy = stepping.evaluate(network, data, data.validation_images, data.validation_labels, config.precision)
+                loss, accuracy = stepping.evaluate(
+                    network, data, data.validation_images, data.validation_labels, config.precision
+                )
                 if not math.isfinite(loss):
                     return _diverged(after, curve)
                 point |= {"validation_loss": loss, "validation_accuracy": accuracy}
@@ -85,7 +91,13 @@ def _diverged(step: int, curve: list[dict[str, float]]) -> dict[str, Any]:
 def _progress_bar(config: RunConfig, images: int, progress: bool) -> tqdm:
     steps = stepping.steps_before(config.epochs, images, config.batch_size)
     hidden = {} if progress else {"disable": True}  # not given, the environment variable TQDM_DISABLE decides
-    return tqdm(total=steps, desc=f"{config.recipe}, depth {config.depth}, rate {config.learning_rate:g}", unit="step", leave=False, **hidden)
+    return tqdm(
+        total=steps,
+        desc=f"{config.recipe}, depth {config.depth}, rate {config.learning_rate:g}",
+        unit="step",
+        leave=False,
+        **hidden,
+    )
 
 
 @contextlib.contextmanager

@@ -197,7 +197,7 @@ def signal(
                      pair, projections, layer_gain)  # fmt: skip
     log2_alpha = -math.inf if zero_branch or alpha == 0 else math.log2(abs(alpha))
     if not skip_path and math.isinf(log2_alpha):
-        raise ValueError(f"alpha is {alpha!r}, zero_branch {zero_branch!r}: without a skip path no signal passes")
+        raise ValueError(f"alpha is {alpha!r} and zero_branch {zero_branch!r}, no skip path: nothing passes")
     x, rows = _Point(0.0, float(correlation), float(pair)), []
     for number, gain in enumerate(gains, start=1):
         rows.append(_block(x, normalization, log2_alpha, float(output_scale), activation, layers_per_block,

@@ -46,17 +46,15 @@ def odd_covariance(correlation: Array) -> Array:
     return 2 / math.pi * kernel - 1 - 2 * c**2
 
 
-def finite_width(
-    signal: Signal, width: int, batch: int, mean_squared_correlation: float | None = None
-) -> FiniteWidth:
+def finite_width(signal: Signal, width: int, batch: int, mean_squared_correlation: float | None = None) -> FiniteWidth:
     """What ``width`` channels and ``batch`` inputs add to a fully connected network's ``signal``. [derived]
 
     mean_squared_correlation: of the inputs x^1, over all pairs and each with itself; 1 / batch + 1 / width
     for independent Gaussian inputs (the default). Data on few directions have more, and a wider band.
 
-    An approximation: first order in 1 / width, Gaussian channels, no projections. In simulations of width
-    64 to 512 and up to 100 blocks the deviation held within 35 percent. It is also an upper bound for the
-    deviation of the skip variance, which with ReLU is 0.4 to 1 times as large. Convolutions have their own.
+    An approximation: first order in 1 / width, Gaussian channels, no projections. In 40 to 60
+    simulated networks of width 64 and 128 the deviation was mostly 0.66 to 1.16 times the predicted one. That of
+    the skip variance is about as large or smaller: with ReLU 0.36 to 1.05 times. Convolutions have their own.
     """
     whole("width", width, least=2)
     whole("batch", batch, least=2)

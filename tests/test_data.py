@@ -1,0 +1,150 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from shallowpaths import data
+from shallowpaths.data import crop_and_flip, draw_augmentation
+from shallowpaths.torchvision_import import import_torchvision
+
+functional = import_torchvision("transforms.v2.functional")
+
+
+def test_digits_are_scikit_learns_each_once():
+    digits = data.load("digits")
+    ours = torch.cat([digits.train_images, digits.test_images])[:, 0].numpy()
+    assert sorted(image.tobytes() for image in ours) == sorted(
+        i.astype(np.uint8).tobytes() for i in load_digits().images
+    )
+    assert (len(digits.train_images), len(digits.test_images), digits.classes) == (1437, 360, 10)
+    assert digits.image_shape == (1, 8, 8)
+
+
+def test_standardized_training_images_have_mean_0_and_deviation_1():
+    digits = data.load("digits")
+    pixels = digits.standardize(digits.train_images).double()
+    assert pixels.mean().item() == pytest.approx(0, abs=1e-6)
+    assert pixels.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_held_out_images_leave_the_training_split_and_nothing_else_changes():
+    digits = data.load("digits")
+    split = digits.hold_out(0.2)
+    assert len(split.validation_images) == 287
+    together = torch.cat([split.train_images, split.validation_images])
+    assert sorted(i.numpy().tobytes() for i in together) == sorted(i.numpy().tobytes() for i in digits.train_images)
+    assert torch.equal(split.test_images, digits.test_images)
+    assert torch.equal(split.mean, digits.mean)
+    assert torch.equal(split.validation_images, digits.hold_out(0.2).validation_images)
+    labels = {i.numpy().tobytes(): int(c) for i, c in zip(digits.train_images, digits.train_labels, strict=True)}
+    for image, label in zip(split.validation_images, split.validation_labels, strict=True):
+        assert labels[image.numpy().tobytes()] == int(label)
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.99999])
+def test_an_empty_split_is_refused(fraction):
+    with pytest.raises(ValueError, match="to validate on"):
+        data.load("digits").hold_out(fraction)
+
+
+def test_crop_and_flip_equals_torchvisions_pad_crop_and_flip():
+    images = torch.randint(0, 256, (81 * 2, 3, 32, 32), dtype=torch.uint8)
+    offsets = torch.cartesian_prod(torch.arange(9), torch.arange(9)).repeat(2, 1)
+    flips = torch.arange(162) >= 81
+    ours = crop_and_flip(images, 4, offsets, flips)
+    for image, (top, left), flip, found in zip(images, offsets.tolist(), flips, ours, strict=True):
+        expected = functional.crop(functional.pad(image, [4, 4, 4, 4]), top, left, 32, 32)
+        assert torch.equal(found, functional.hflip(expected) if flip else expected)
+
+
+def test_offsets_and_flips_are_uniform_and_independent_per_image():
+    offsets, flips = draw_augmentation(81_000, 4, flips=True, generator=torch.Generator().manual_seed(1))
+    cells = torch.bincount(offsets[:, 0] * 9 + offsets[:, 1], minlength=81)
+    assert (cells > 0).all()  # all 81 occur
+    assert ((cells - 1000).abs() < 5 * math.sqrt(1000)).all()
+    assert abs(flips.float().mean() - 0.5) < 5 * 0.5 / math.sqrt(81_000)
+    for a in (
+        offsets[:, 0],
+        offsets[:, 1],
+        flips,
+    ):  # an image's draw says nothing about the next image's, nor about its others
+        for b in (offsets[1:, 0], offsets[1:, 1], flips[1:]):
+            correlation = np.corrcoef(a[:-1].numpy(), b.numpy())[0, 1]
+            assert abs(correlation) < 5 / math.sqrt(81_000)
+    assert abs(np.corrcoef(offsets[:, 0].numpy(), flips.numpy())[0, 1]) < 5 / math.sqrt(81_000)
+
+
+def test_images_in_one_batch_are_cropped_differently():
+    image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, 1, 8, 8)
+    offsets, flips = draw_augmentation(200, 1, flips=False, generator=torch.Generator().manual_seed(0))
+    assert len({i.numpy().tobytes() for i in crop_and_flip(image, 1, offsets, flips)}) == 9
+    assert not flips.any()
+
+
+def write_cifar(folder, images_a_batch=20):
+    """A small data set in CIFAR-10's own format, with torchvision's checksums adjusted to it by the caller."""
+    base = folder / "cifar-10-batches-py"
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for name in names:
+        content = {
+            "data": rng.integers(0, 256, (images_a_batch, 3072), dtype=np.uint8),
+            "labels": [i % 10 for i in range(images_a_batch)],
+        }
+        (base / name).write_bytes(pickle.dumps(content))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    return base
+
+
+@pytest.fixture
+def cifar_folder(tmp_path, monkeypatch):
+    datasets = import_torchvision("datasets")
+    base = write_cifar(tmp_path)
+    md5 = datasets.utils.calculate_md5
+    for attribute in ("train_list", "test_list"):
+        files = [[name, md5(base / name)] for name, _ in getattr(datasets.CIFAR10, attribute)]
+        monkeypatch.setattr(datasets.CIFAR10, attribute, files)
+    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": md5(base / "batches.meta")})
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://localhost:9/cifar-10-python.tar.gz")  # no network in tests
+    data._cifar10.cache_clear()
+    yield tmp_path
+    data._cifar10.cache_clear()
+
+
+def test_cifar_is_read_from_torchvisions_files(cifar_folder, monkeypatch):
+    cifar = data.load("cifar10", folder=cifar_folder)
+    assert cifar.train_images.shape == (100, 3, 32, 32)
+    assert (len(cifar.test_images), cifar.padding, cifar.flips) == (20, 4, True)
+    raw = pickle.loads((cifar_folder / "cifar-10-batches-py" / "data_batch_1").read_bytes())["data"]
+    assert torch.equal(cifar.train_images[0].flatten(), torch.from_numpy(raw[0]))
+    pixels = cifar.train_images.double()
+    torch.testing.assert_close(cifar.mean.flatten().double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(cifar.std.flatten().double(), pixels.std((0, 2, 3), correction=0), rtol=1e-6, atol=0)
+    monkeypatch.setenv(data.FOLDER_VARIABLE, str(cifar_folder))
+    assert data.load("cifar10").checksum == cifar.checksum
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_truncated_file_is_named(cifar_folder, name):
+    path = cifar_folder / "cifar-10-batches-py" / name
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        data.load("cifar10", folder=cifar_folder)
+    assert path.exists()  # what the user has is not taken away
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_missing_file_without_network_names_the_folder(cifar_folder):
+    (cifar_folder / "cifar-10-batches-py" / "data_batch_2").unlink()
+    with pytest.raises(ValueError, match=r"not in .*could not be downloaded") as error:
+        data.load("cifar10", folder=cifar_folder)
+    assert str(cifar_folder) in str(error.value)
+
+
+def test_an_unknown_data_set_lists_the_known_ones():
+    with pytest.raises(ValueError, match="digits, cifar10"):
+        data.load("imagenet")

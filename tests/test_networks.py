@@ -1,0 +1,156 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shallowpaths.networks import ResidualMLP, WideResNet, build, count_parameters
+from shallowpaths.recipes import NAMES, get_recipe
+from shallowpaths.runs import RunConfig
+
+SEEDS = range(5)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_parameters_of_a_wide_resnet_counted_by_hand():
+    # 16-2 on colour: 3x3x3x16; stages of 32, 64, 128 channels, two blocks each; 1x1 shortcuts; a classifier
+    convs = 432
+    for inputs, outputs in ((16, 32), (32, 64), (64, 128)):
+        convs += 9 * inputs * outputs + 3 * 9 * outputs * outputs + inputs * outputs
+    classifier = 128 * 10 + 10
+    assert count_parameters(WideResNet(16, 2, "unnormalized")) == convs + classifier
+    assert count_parameters(WideResNet(16, 2, "skipinit")) == convs + classifier + 6
+    normalized_channels = (16 + 32) + 2 * 32 + (32 + 64) + 2 * 64 + (64 + 128) + 2 * 128 + 128
+    assert count_parameters(WideResNet(16, 2, "batchnorm")) == convs + classifier + 2 * normalized_channels
+    biases = 16 + 3 * (32 + 64 + 128) + 2 * (32 + 64 + 128)  # input; two convolutions and a shortcut; two convolutions
+    assert count_parameters(WideResNet(16, 2, "skipinit-biases")) == convs + classifier + 6 + biases
+
+
+def test_parameters_of_an_mlp_counted_by_hand():
+    assert count_parameters(ResidualMLP(16, 32, "unnormalized", inputs=64)) == 64 * 32 + 12 * 32 * 32 + 32 * 10 + 10
+    fixup = 6 * (1 + 4) + 2  # a multiplier and four shifts a block, two shifts before the classifier
+    assert count_parameters(ResidualMLP(16, 32, "fixup", inputs=64)) == 64 * 32 + 12 * 32 * 32 + 32 * 10 + 10 + fixup
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 13)])
+def test_every_recipe_runs_forward_and_backward(name, channels, size):
+    network = WideResNet(10, 1, name, channels=channels, classes=7, dropout=0.5)
+    logits = network(torch.randn(4, channels, size, size))
+    assert logits.shape == (4, 7)
+    logits.logsumexp(1).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_a_wide_resnet_computes_what_its_formula_says():
+    """Against the network written out by hand in float64, with torch's functions only."""
+    network = WideResNet(10, 2, "skipinit-0.25", channels=3, generator=generator()).double()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=generator(1))
+    x = F.conv2d(images, network.input_layer.weight, padding=1)
+    for block, stride in zip(network.blocks, (1, 2, 2), strict=True):
+        activation = F.relu(x)
+        branch = F.conv2d(activation, block.layers[0].weight, stride=stride, padding=1)
+        branch = F.conv2d(F.relu(branch), block.layers[1].weight, padding=1)
+        x = F.conv2d(activation, block.shortcut.weight, stride=stride) + 0.25 * branch
+    logits = F.relu(x).mean((2, 3)) @ network.head[-1].weight.T + network.head[-1].bias
+    torch.testing.assert_close(network(images), logits, rtol=1e-12, atol=1e-12)
+
+
+def test_batch_normalization_stands_where_the_formula_has_it():
+    network = ResidualMLP(8, 16, "batchnorm-on-skip", inputs=12, generator=generator()).double()
+    x0 = torch.randn(32, 12, dtype=torch.float64, generator=generator(1))
+
+    def normalized(x):  # by hand, torch's default epsilon
+        return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+    x = x0 @ network.input_layer[-1].weight.T
+    for block in network.blocks:
+        branch = F.relu(normalized(x)) @ block.layers[0].weight.T
+        branch = F.relu(normalized(branch)) @ block.layers[1].weight.T
+        x = normalized(x + branch)
+    logits = F.relu(normalized(x)) @ network.head[-1].weight.T + network.head[-1].bias
+    torch.testing.assert_close(network(x0), logits, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["skipinit", "fixup", "zero-gamma", "fixup-zero-last-only"])
+def test_alpha_zero_is_exactly_the_identity_chain(name):
+    network = ResidualMLP(100, 32, name, inputs=32)
+    x = torch.randn(8, 32)
+    assert torch.equal(network.blocks(x), x)
+
+
+def test_he_initialization_in_float64():
+    """Weights have variance 2 / fan_in after a ReLU, 1 / fan_in at the input: chi-squared bands of 5 deviations."""
+    network = WideResNet(16, 4, "unnormalized").double()
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            gain = 1.0 if module is network.input_layer else 2.0
+            count = module.weight.numel()
+            ratio = module.weight.square().sum().item() / count * module.weight[0].numel() / gain
+            assert abs(ratio - 1) < 5 * math.sqrt(2 / count)
+
+
+def test_depth_rescaling_is_fixups_second_rule():
+    plain = ResidualMLP(36, 16, "unnormalized", layers_per_block=3, generator=generator(3))
+    fixup = ResidualMLP(36, 16, "fixup-rescaling-only", layers_per_block=3, generator=generator(3))
+    factor = 16 ** (-1 / 4)  # d^(-1/(2m-2)) with d = 16, m = 3
+    for a, b in zip(plain.blocks, fixup.blocks, strict=True):
+        for i, scale in enumerate((factor, factor, 1.0)):
+            torch.testing.assert_close(b.layers[i].weight, scale * a.layers[i].weight)
+
+
+def test_two_recipes_share_their_weights_given_one_seed():
+    a, b = (WideResNet(16, 1, name, generator=generator(5)) for name in ("batchnorm", "skipinit"))
+    for x, y in zip(a.blocks, b.blocks, strict=True):
+        assert torch.equal(x.layers[0].weight, y.layers[0].weight)
+
+
+def test_construction_with_a_generator_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    WideResNet(16, 1, "batchnorm", generator=generator())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_skip_path_the_branch_is_all_there_is():
+    network = ResidualMLP(6, 16, "plain", inputs=16)
+    x = torch.randn(4, 16)
+    branch = F.linear(
+        F.relu(F.linear(F.relu(x), network.blocks[0].layers[0].weight)), network.blocks[0].layers[1].weight
+    )
+    torch.testing.assert_close(network.blocks(x), branch)
+
+
+def test_build_follows_the_config():
+    network = build(
+        RunConfig(network="residual-mlp", depth=20, width=24, recipe="fixup-dropout", dropout=0.3), (1, 8, 8), 10
+    )
+    assert len(network.blocks) == 8
+    assert network.head[-2].p == 0.3
+    assert torch.equal(*(build(RunConfig(seed=4), (3, 32, 32), 10).input_layer.weight for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WideResNet(15),
+        lambda: WideResNet(16, 0),
+        lambda: WideResNet(16, 1, "nothing"),
+        lambda: WideResNet(16, 1, channels=0),
+        lambda: WideResNet(16, 1, dropout=1.0),
+        lambda: ResidualMLP(7),
+        lambda: ResidualMLP(16, activation="tanh"),
+        lambda: ResidualMLP(16, layers_per_block=0),
+        lambda: ResidualMLP(16, recipe="fixup", layers_per_block=1),
+    ],
+)
+def test_bad_arguments(make):
+    with pytest.raises(ValueError, match=r".+"):
+        make()
+
+
+def test_a_recipe_of_ones_own():
+    recipe = get_recipe("skipinit-0.5")
+    assert ResidualMLP(6, 8, recipe).blocks[0].scale.alpha.item() == 0.5

@@ -1,0 +1,102 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+from shallowpaths import plots
+from shallowpaths.measure import predicted_signal, signal_statistics
+from shallowpaths.networks import ResidualMLP
+from shallowpaths.recipes import NAMES
+from shallowpaths.runs import RunConfig, RunRecord
+
+
+@pytest.fixture(scope="module")
+def signals():
+    networks = {name: ResidualMLP(16, 32, name) for name in ("unnormalized", "batchnorm")}
+    measured = {name: signal_statistics(n, torch.randn(32, 64)) for name, n in networks.items()}
+    return measured, {name: predicted_signal(n).skip_variance for name, n in networks.items()}
+
+
+def runs(rates=(0.05, 0.1), sizes=(16, 64), depths=(16,)):
+    for recipe, rate, size, depth in itertools.product(("batchnorm", "skipinit-1"), rates, sizes, depths):
+        config = RunConfig(recipe=recipe, learning_rate=rate, batch_size=size, depth=depth)
+        if recipe == "skipinit-1" and depth == 100:
+            yield RunRecord(config, "diverged", [], diverged_step=1)
+        else:
+            curve = [{"epoch": e, "learning_rate": rate, "train_loss": 1 / e, "train_accuracy": 0.9} for e in (1, 2)]
+            yield RunRecord(config, "finished", curve, test_accuracy=0.9, test_loss=0.5)
+
+
+def line_data(axes):
+    return [(line.get_label(), np.asarray(line.get_ydata(), dtype=float)) for line in axes.get_lines()]
+
+
+def test_measured_and_predicted_are_drawn_on_the_same_axes(signals):
+    measured, predicted = signals
+    figure = plots.signal_by_block(measured, predicted)
+    drawn = [y for _, y in line_data(figure.light.axes[0])]
+    for name in measured:
+        assert any(np.array_equal(y, measured[name].skip_variance) for y in drawn)
+        assert any(np.array_equal(y, predicted[name]) for y in drawn)
+
+
+def test_the_prediction_is_dark_on_light_pages_and_light_on_dark_ones(signals):
+    figure = plots.signal_by_block(*signals)
+    brightness = {}
+    for theme in ("light", "dark"):
+        (line,) = (x for x in getattr(figure, theme).axes[0].get_lines() if x.get_label() == "predicted")
+        brightness[theme] = sum(to_rgb(line.get_color()))
+    assert brightness["light"] < 0.6
+    assert brightness["dark"] > 2.4
+
+
+def test_a_figure_brings_both_themes_a_picture_and_words(signals):
+    bundle = plots.signal_by_block(*signals)._repr_mimebundle_()
+    assert bundle["text/html"].count("data:image/svg+xml;base64,") == 2
+    assert bundle["text/html"].count('alt="') == 2
+    assert bundle["image/png"].startswith("iVBOR")
+    assert "batchnorm measured" in bundle["text/plain"]
+    assert "http" not in bundle["text/html"].replace("data:image", "")
+
+
+def test_a_figure_is_the_same_bytes_twice(signals):
+    assert plots.signal_by_block(*signals).svg() == plots.signal_by_block(*signals).svg()
+
+
+def test_save_writes_what_the_ending_says(signals, tmp_path):
+    figure = plots.signal_by_block(*signals)
+    figure.save(tmp_path / "a.png")
+    figure.save(tmp_path / "a.svg", "dark")
+    assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes()
+
+
+def test_every_recipe_has_a_style_of_its_own():
+    styles = [tuple(sorted((k, str(v)) for k, v in plots.style_of(name).items())) for name in NAMES]
+    assert len(set(styles)) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.training_curves(runs(rates=(0.05,), sizes=(16,), depths=(16, 100)), guessing=2.3),
+        lambda: plots.accuracy_by_depth(runs(depths=(16, 100))),
+        lambda: plots.loss_by_rate(runs(), guessing=2.3),
+        lambda: plots.rate_by_batch_size(
+            runs(), guessing=2.3, predicted={"x": (np.array([16, 64]), np.array([0.5, 1.0]))}
+        ),
+    ],
+)
+def test_figures_of_runs_are_drawn_with_words(draw):
+    figure = draw()
+    assert figure.light.axes[0].get_lines()
+    assert "batchnorm" in figure.alt
+    assert figure.svg("dark").startswith(b"<?xml")
+
+
+def test_a_diverged_run_is_said_and_drawn():
+    figure = plots.training_curves(runs(rates=(0.05,), sizes=(16,), depths=(100,)), guessing=2.3)
+    assert "diverged at step 1" in figure.alt
+    assert any("diverged" in label for label, _ in line_data(figure.light.axes[0]))

@@ -1,0 +1,65 @@
+import math
+
+import pytest
+
+from shallowpaths.recipes import NAMES, Recipe, get_recipe
+
+
+def test_every_name_gives_its_recipe():
+    assert [get_recipe(name).name for name in NAMES] == list(NAMES)
+
+
+def test_every_recipe_differs_from_every_other():
+    settings = {tuple(v for k, v in vars(get_recipe(name)).items() if k != "name") for name in NAMES}
+    assert len(settings) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"), [("skipinit", 0), ("skipinit-1", 1), ("skipinit-1/sqrt(d)", 1 / 7), ("skipinit-0.25", 0.25)]
+)
+def test_initial_alpha(name, alpha):
+    assert get_recipe(name).initial_alpha(blocks=49) == pytest.approx(alpha, abs=0)
+
+
+def test_a_recipe_without_scalar_has_no_alpha():
+    assert get_recipe("batchnorm").initial_alpha(10) is None
+
+
+def test_which_recipes_start_as_the_identity():
+    names = {name for name in NAMES if get_recipe(name).starts_as_identity}
+    skipinit_at_zero = {"skipinit", "regularized-skipinit", "skipinit-biases"}
+    assert names == skipinit_at_zero | {"fixup", "fixup-dropout", "fixup-zero-last-only", "zero-gamma"}
+
+
+@pytest.mark.parametrize("name", ["", "batch-norm", "skipinit-", "skipinit-nan", "skipinit-inf", "SkipInit", "fixup-1"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match=r"choose from|not finite|Choose from"):
+        get_recipe(name)
+
+
+def test_a_misspelt_name_gets_a_hint():
+    with pytest.raises(ValueError, match="did you mean 'skipinit'"):
+        get_recipe("skipnit")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalization": "layer"},
+        {"alpha": math.nan},
+        {"alpha": math.inf},
+        {"alpha": "1/d"},
+        {"output_scale": 0.0},
+        {"output_scale": math.inf},
+        {"zero_gamma": True},
+        {"fixup": ("everything",)},
+    ],
+)
+def test_bad_recipes_are_refused(settings):
+    with pytest.raises(ValueError, match=r".+"):
+        Recipe("mine", **settings)
+
+
+def test_zero_blocks_are_refused():
+    with pytest.raises(ValueError, match="at least one block"):
+        get_recipe("skipinit").initial_alpha(0)

@@ -1,0 +1,102 @@
+import json
+import logging
+import math
+
+import pytest
+
+from shallowpaths.records import Store, best_rate, group_by, summarise
+from shallowpaths.runs import RunConfig, RunRecord
+
+
+def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
+    config = RunConfig(learning_rate=rate, seed=seed, **settings)
+    if not math.isfinite(loss):
+        return RunRecord(config, "diverged", [], diverged_step=3)
+    point = {"epoch": 1, "learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
+    return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
+
+
+def test_what_is_stored_is_loaded(tmp_path):
+    store = Store(tmp_path / "new" / "runs.jsonl")
+    records = [record(seed=s) for s in range(3)]
+    for r in records:
+        store.append(r)
+    assert store.load() == records == Store(store.path).load()
+
+
+def test_one_json_line_a_record(tmp_path):
+    store = Store(tmp_path / "runs.jsonl")
+    store.append(record())
+    store.append(record(loss=math.inf))
+    lines = store.path.read_text().splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["finished", "diverged"]
+
+
+def test_damaged_lines_are_reported_and_lose_nothing_else(tmp_path, caplog):
+    store = Store(tmp_path / "runs.jsonl")
+    good = [record(seed=s) for s in range(3)]
+    store.append(good[0])
+    with store.path.open("ab") as file:
+        file.write(
+            b'{"config": {}}\n\xff\xfe\n\n' + good[1].to_json().encode()[:40]
+        )  # the last one cut short by a kill
+    store.append(good[2])
+    with caplog.at_level(logging.WARNING):
+        assert store.load() == [good[0], good[2]]
+    assert [f"line {n} is damaged" in caplog.text for n in (2, 3, 5)] == [True] * 3
+
+
+def test_an_unwritable_store_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        Store(tmp_path / "file" / "runs.jsonl")
+    with pytest.raises(ValueError, match="cannot be written"):
+        Store(tmp_path)
+
+
+def test_summary_of_three_runs_by_hand():
+    point = summarise(
+        [record(seed=s, loss=x, accuracy=a) for s, (x, a) in enumerate([(1.0, 0.5), (2.0, 0.6), (3.0, 0.7)])]
+    )
+    assert (point.accuracy, point.train_loss, point.finished, point.diverged) == (pytest.approx(0.6), 2.0, 3, 0)
+    assert point.accuracy_std == pytest.approx(0.1)
+    assert summarise([record(), record(loss=math.inf, seed=1)]).train_loss == math.inf
+    with pytest.raises(ValueError, match="no record"):
+        summarise([])
+
+
+def test_groups_keep_their_order():
+    groups = group_by([record(seed=1), record(seed=0), record(seed=1, rate=0.1)], "seed")
+    assert [(key, len(runs)) for key, runs in groups.items()] == [((1,), 2), ((0,), 1)]
+
+
+def test_best_rate_by_hand():
+    losses = {0.01: (3.0, 3.2), 0.02: (1.0, 1.4), 0.04: (1.1, 1.35), 0.08: (1.3, math.inf), 0.16: (math.inf, math.inf)}
+    best = best_rate([record(rate, seed, loss) for rate, pair in losses.items() for seed, loss in enumerate(pair)])
+    assert best.effective_rate == pytest.approx(0.2)
+    assert best.loss == pytest.approx(1.2)
+    assert best.as_good == pytest.approx((0.2, 0.4))  # 1.225 lies within 1.2 + one standard error, 0.2
+    assert best.largest_stable == pytest.approx(0.4)
+    assert best.on_edge is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "edge"), [((1.0, 2.0, 3.0), "low"), ((3.0, 2.0, 1.0), "high"), ((2.0, 1.0, 3.0), None)]
+)
+def test_an_optimum_on_the_grids_edge_is_reported(losses, edge):
+    assert best_rate([record(0.01 * 2**i, loss=x) for i, x in enumerate(losses)]).on_edge == edge
+
+
+def test_a_run_no_better_than_guessing_is_not_stable():
+    best = best_rate([record(0.01, loss=1.0), record(0.02, loss=5.0)], stable_below=2.3)
+    assert best.largest_stable == pytest.approx(0.1)
+
+
+def test_no_rate_trained():
+    best = best_rate([record(loss=math.inf)])
+    assert (best.effective_rate, best.largest_stable, best.as_good) == (None, None, None)
+
+
+def test_rates_of_different_settings_are_not_compared():
+    with pytest.raises(ValueError, match="differ in more"):
+        best_rate([record(), record(batch_size=32)])

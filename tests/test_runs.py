@@ -1,0 +1,84 @@
+import math
+
+import pytest
+
+from shallowpaths.runs import RunConfig, RunRecord, blocks_of
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(10, 3), (16, 6), (100, 48), (1000, 498)])
+def test_blocks_of_the_papers_depths(depth, blocks):
+    assert blocks_of(depth, "wide-resnet") == blocks_of(depth, "residual-mlp") == blocks
+
+
+@pytest.mark.parametrize("depth", [15, 4, 0, -2, 12, 16.0, True, "16", None])
+def test_bad_depths_of_a_wide_resnet(depth):
+    with pytest.raises(ValueError, match="6 m \\+ 4"):
+        blocks_of(depth)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("recipe", "skipnit"),
+        ("network", "resnet"),
+        ("data", "mnist"),
+        ("precision", "float16"),
+        ("schedule", "cosine"),
+        ("device", "tpu"),
+        ("width", 0),
+        ("epochs", 1.5),
+        ("batch_size", 0),
+        ("seed", -1),
+        ("learning_rate", 0),
+        ("learning_rate", -0.1),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("learning_rate", "fast"),
+        ("l2", -1e-4),
+        ("momentum", 1.0),
+        ("dropout", 1.0),
+        ("validation", 1.0),
+    ],
+)
+def test_bad_settings_are_refused_by_name(setting, value):
+    with pytest.raises(ValueError, match=setting if setting != "recipe" else "skipnit"):
+        RunConfig(**{setting: value})
+
+
+def test_effective_rate_is_the_papers():
+    config = RunConfig.at_effective_rate(0.5, momentum=0.9)
+    assert config.learning_rate == pytest.approx(0.05)
+    assert config.effective_learning_rate == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="not both"):
+        RunConfig.at_effective_rate(0.5, learning_rate=0.1)
+
+
+def test_key_tells_configs_apart_and_nothing_else():
+    assert RunConfig(seed=1).key == RunConfig(seed=1).key != RunConfig(seed=2).key
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ValueError, match="learning_speed"):
+        RunConfig.from_dict({"learning_speed": 1})
+
+
+def test_record_survives_json():
+    point = {"epoch": 1, "train_loss": 0.1 + 0.2, "train_accuracy": 0.5, "learning_rate": 0.05}
+    record = RunRecord(RunConfig(), "finished", [point], test_accuracy=1 / 3, test_loss=2.5, versions={"torch": "2"})
+    assert RunRecord.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "3", '{"config": {}}', '{"config": {"depth": 15}, "outcome": "diverged"}']
+)
+def test_what_is_no_record_is_a_value_error(line):
+    with pytest.raises(ValueError, match=r".+"):
+        RunRecord.from_json(line)
+
+
+def test_a_record_is_finished_or_diverged():
+    with pytest.raises(ValueError, match="diverged_step"):
+        RunRecord(RunConfig(), "diverged", [])
+    with pytest.raises(ValueError, match="test accuracy"):
+        RunRecord(RunConfig(), "finished", [])
+    assert RunRecord(RunConfig(), "diverged", [], diverged_step=0).train_loss == math.inf

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from shallowpaths import data, stepping
+from shallowpaths.networks import ResidualMLP
+from shallowpaths.runs import RunConfig
+
+
+def test_the_papers_schedule_over_200_epochs_by_hand():
+    factors = [stepping.learning_rate_factor("paper", epoch, 200) for epoch in range(200)]
+    assert factors[:100] == [1.0] * 100
+    for tenth in range(10):
+        assert factors[100 + 10 * tenth : 110 + 10 * tenth] == [0.5 ** (tenth + 1)] * 10
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 15])
+def test_short_schedules_never_rise(epochs):
+    factors = [stepping.learning_rate_factor("paper", epoch, epochs) for epoch in range(epochs)]
+    assert factors[0] == 1.0
+    assert factors == sorted(factors, reverse=True)
+    assert stepping.learning_rate_factor("constant", epochs - 1, epochs) == 1.0
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
+def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
+    epochs = 6
+    orders = [stepping.image_order(3, epoch, images, batch_size) for epoch in range(epochs)]
+    assert all(order.shape[1] == batch_size for order in orders)
+    stream = torch.cat(orders).flatten()
+    assert len(stream) == epochs * images // batch_size * batch_size
+    for start in range(0, len(stream) - images + 1, images):
+        assert sorted(stream[start : start + images].tolist()) == list(range(images))
+    assert sum(len(o) for o in orders) == stepping.steps_before(epochs, images, batch_size)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [stepping.image_order(seed, epoch, 50, 10).flatten().tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("l2_on_scalars", [True, False])
+def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
+    """float64, v <- momentum v + gradient + l2 w, w <- w - rate v, over three steps."""
+    config = RunConfig(
+        network="residual-mlp", recipe="skipinit-0.5", depth=6, width=8, learning_rate=0.1, batch_size=400
+    )
+    config = config.replace(l2=0.01, l2_on_scalars=l2_on_scalars, augment=False)
+    digits = data.load("digits")
+    ours, theirs = (ResidualMLP(6, 8, "skipinit-0.5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    result = stepping.train_epoch(ours, stepping.make_optimizer(ours, config), digits, config, 0, lambda: None)
+    velocity = [torch.zeros_like(p) for p in theirs.parameters()]
+    losses = []
+    for index in stepping.image_order(0, 0, 1437, 400):
+        logits = theirs(digits.standardize(digits.train_images[index]))
+        chosen = logits.log_softmax(1)[torch.arange(400), digits.train_labels[index]]
+        losses.append(-chosen.mean())
+        gradients = torch.autograd.grad(losses[-1], list(theirs.parameters()))
+        with torch.no_grad():
+            for p, g, v in zip(theirs.parameters(), gradients, velocity, strict=True):
+                penalty = config.l2 if l2_on_scalars or p.ndim >= 2 else 0.0
+                v.mul_(0.9).add_(g + penalty * p)
+                p.sub_(0.1 * v)
+    assert len(losses) == 3
+    assert result.loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_loss_that_is_not_finite_is_found():
+    class Fuse(nn.Module):
+        """Breaks on its third batch."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls = nn.Linear(64, 10), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.layer(x.flatten(1)) * (math.nan if self.calls == 3 else 1.0)
+
+    network, config = Fuse(), RunConfig(batch_size=100)
+    result = stepping.train_epoch(
+        network, stepping.make_optimizer(network, config), data.load("digits"), config, 0, lambda: None
+    )
+    assert result.first_bad_step == 2
+
+
+def test_evaluation_equals_torchs_own_over_one_batch():
+    digits = data.load("digits")
+    network = ResidualMLP(recipe="batchnorm")
+    loss, accuracy = stepping.evaluate(
+        network, digits, digits.train_images, digits.train_labels, "float32"
+    )  # two chunks
+    network.eval()
+    with torch.no_grad():
+        logits = network(digits.standardize(digits.train_images))
+    assert loss == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from shallowpaths.runs import RunConfig
+from shallowpaths.training import train
+
+SMALL = RunConfig(network="residual-mlp", depth=10, width=32, epochs=3, batch_size=64, device="cpu")
+
+
+@pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit"])
+def test_the_same_config_gives_the_same_record_twice(recipe):
+    config = SMALL.replace(recipe=recipe, validation=0.2)
+    assert train(config, progress=False).result() == train(config, progress=False).result()
+
+
+def test_another_seed_gives_another_record():
+    first, second = (train(SMALL.replace(seed=seed), progress=False) for seed in (0, 1))
+    assert first.curve != second.curve
+
+
+def test_a_convolutional_run_repeats_too():
+    config = RunConfig(depth=10, epochs=1, batch_size=256, device="cpu")
+    assert train(config, progress=False).result() == train(config, progress=False).result()
+
+
+def test_a_finished_run_learns_and_says_where():
+    record = train(SMALL.replace(epochs=5, validation=0.1), progress=False)
+    assert record.outcome == "finished"
+    assert len(record.curve) == 5
+    assert record.test_accuracy > 0.8
+    assert record.validation_accuracy > 0.8
+    assert record.train_images == 1437 - 144
+    assert record.parameters == 64 * 32 + 6 * 32 * 32 + 330 + 2 * 32 * 7
+    assert record.seconds > 0
+    assert record.versions["torch"] == torch.__version__
+
+
+def test_without_validation_split_the_test_set_is_read_once():
+    assert all("validation_accuracy" not in point for point in train(SMALL, progress=False).curve)
+
+
+def test_a_diverged_run_is_recorded_as_diverged():
+    record = train(SMALL.replace(recipe="unnormalized", depth=300), progress=False)
+    assert (record.outcome, record.test_accuracy, record.curve) == ("diverged", None, [])
+    assert record.diverged_step == 0 or record.diverged_step < 22
+
+
+def test_a_network_that_blows_up_later_keeps_its_curve():
+    record = train(SMALL.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20), progress=False)
+    assert record.outcome == "diverged"
+    assert record.diverged_step // 22 - 1 <= len(record.curve) <= record.diverged_step // 22 + 1
+
+
+def test_bfloat16_runs_and_differs_a_little():
+    full, half = (train(SMALL.replace(precision=p, epochs=1), progress=False) for p in ("float32", "bfloat16"))
+    assert half.curve != full.curve
+    assert half.train_loss == pytest.approx(full.train_loss, rel=0.1)
+
+
+def test_the_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    train(SMALL.replace(recipe="fixup-dropout", epochs=1), progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="batch_size 1438 is larger than the training split, 1437"):
+        train(SMALL.replace(batch_size=1438), progress=False)
+    with pytest.raises(ValueError, match="719 images"):
+        train(SMALL.replace(batch_size=1437, validation=0.5), progress=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"'cuda'.*has none"):
+        train(SMALL.replace(device="cuda"), progress=False)
