@@ -10,18 +10,19 @@ from shallowpaths.runs import RunConfig
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():
-    factors = [stepping.learning_rate_factor("paper", epoch, 200) for epoch in range(200)]
+    """With 781 steps an epoch: constant for 100 epochs, then a half of it every 10."""
+    factors = [stepping.learning_rate_factor("paper", 781 * epoch, 781 * 200) for epoch in range(200)]
     assert factors[:100] == [1.0] * 100
     for tenth in range(10):
         assert factors[100 + 10 * tenth : 110 + 10 * tenth] == [0.5 ** (tenth + 1)] * 10
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 15])
-def test_short_schedules_never_rise(epochs):
-    factors = [stepping.learning_rate_factor("paper", epoch, epochs) for epoch in range(epochs)]
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 15, 781])
+def test_short_schedules_never_rise(steps):
+    factors = [stepping.learning_rate_factor("paper", step, steps) for step in range(steps)]
     assert factors[0] == 1.0
     assert factors == sorted(factors, reverse=True)
-    assert stepping.learning_rate_factor("constant", epochs - 1, epochs) == 1.0
+    assert stepping.learning_rate_factor("constant", steps - 1, steps) == 1.0
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])

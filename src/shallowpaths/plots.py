@@ -21,6 +21,7 @@ from shallowpaths.measure import SignalStatistics
 from shallowpaths.recipes import NAMES
 from shallowpaths.records import best_rate, group_by, summarise
 from shallowpaths.runs import RunRecord
+from shallowpaths.theory import Signal
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
 _COLOURS = {
@@ -121,6 +122,7 @@ def signal_by_block(
     predicted: Mapping[str, np.ndarray],
     quantity: str = "skip_variance",
     *,
+    band: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     log: bool = True,
     title: str = "",
 ) -> BookFigure:
@@ -130,43 +132,93 @@ def signal_by_block(
         measured: by recipe, the statistics of one network or of several seeds.
         predicted: by recipe, the prediction for l = 1 .. d.
         quantity: an array of SignalStatistics, as "skip_variance" or "branch_share".
+        band: by recipe, lower and upper edge of what a network of finite width is expected to give, for l = 1 .. d.
         log: whether the vertical axis is logarithmic.
     """
-    runs = {name: _as_list(value) for name, value in measured.items()}
+    values = {name: [getattr(n, quantity) for n in _as_list(value)] for name, value in measured.items()}
+    label = _LABELS.get(quantity, _words(quantity))
+    return values_by_block(values, predicted, label, _words(quantity), band=band, log=log, title=title)
+
+
+def values_by_block(
+    measured: Mapping[str, Sequence[np.ndarray]],
+    predicted: Mapping[str, np.ndarray],
+    label: str,
+    words: str | None = None,
+    *,
+    band: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    log: bool = True,
+    title: str = "",
+) -> BookFigure:
+    """Any quantity against the block's index l, measured (one mark a network) and predicted.
+
+    Args:
+        measured: one array of shape [d] for each network, by recipe. What follows a comma in a name, as in
+            "batchnorm, ReLU", tells several groups of one recipe apart.
+        predicted: the prediction for l = 1 .. d, by the same names.
+        label: of the vertical axis; words: the same in the text alternative.
+        band, log, title: as in `signal_by_block`.
+    """
 
     def draw() -> Figure:
         figure, axes = _axes(1)
-        for name, networks in runs.items():
-            values = np.stack([getattr(network, quantity) for network in networks])
-            block = np.arange(1, values.shape[1] + 1)
-            every = max(1, len(block) // 24)
-            for i, row in enumerate(values):
-                axes.plot(
-                    block,
-                    row,
-                    **style_of(name),
-                    linestyle="none",
-                    markersize=4.5,
-                    markevery=every,
-                    label=name if i == 0 else None,
-                )
-        for i, line in enumerate(predicted.values()):
-            _predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
-        axes.set(
-            xlabel="block $l$",
-            ylabel=_LABELS.get(quantity, quantity.replace("_", " ")),
-            title=title,
-            yscale="log" if log else "linear",
-        )
+        _draw_by_block(axes, measured, predicted, band or {})
+        axes.set(ylabel=label, title=title, yscale="log" if log else "linear")
         axes.legend()
         return figure
 
-    ends = "; ".join(
-        f"{name} measured {_range([getattr(n, quantity) for n in networks])}"
-        + (f", predicted {predicted[name][0]:.3g} to {predicted[name][-1]:.3g}" if name in predicted else "")
-        for name, networks in runs.items()
-    )
-    return BookFigure(draw, f"{_words(quantity)} by block. From first block to last: {ends}.")
+    return BookFigure(draw, f"{words or label} by block. {_ends(measured, predicted)}.")
+
+
+def signal_panels(
+    measured: Mapping[str, SignalStatistics | Sequence[SignalStatistics]],
+    predicted: Mapping[str, Signal],
+    quantities: Sequence[str] = ("skip_variance", "branch_share"),
+) -> BookFigure:
+    """Several quantities against the block's index l side by side, on logarithmic axes of their own.
+
+    Args:
+        measured: by recipe, the statistics of one network or of several seeds.
+        predicted: by recipe, what `theory.signal` says.
+        quantities: names that both SignalStatistics and Signal have.
+    """
+    values = {q: {name: [getattr(n, q) for n in _as_list(v)] for name, v in measured.items()} for q in quantities}
+    lines = {q: {name: getattr(signal, q) for name, signal in predicted.items()} for q in quantities}
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(4.2 * len(quantities), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+        for axes, quantity in zip(panels, quantities, strict=True):
+            _draw_by_block(axes, values[quantity], lines[quantity], {})
+            axes.set(title=_LABELS.get(quantity, _words(quantity)), yscale="log")
+        panels[0].legend()
+        return figure
+
+    said = " ".join(f"{_words(q)} by block: {_ends(values[q], lines[q])}." for q in quantities)
+    return BookFigure(draw, said)
+
+
+def overflow_by_format(measured: Mapping[str, Sequence[int]], predicted: Mapping[str, int]) -> BookFigure:
+    """The block after which activations overflow, for each number format: one mark a network, a dark tick predicted."""
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for row, (name, blocks) in enumerate(measured.items()):
+            marks = style_of("unnormalized") | {"markersize": 6, "linestyle": "none"}
+            axes.plot(blocks, [row] * len(blocks), **marks, label="unnormalized" if row == 0 else None)
+            ink = {"color": mpl.rcParams["text.color"], "linewidth": 1.0}
+            axes.vlines(predicted[name], row - 0.3, row + 0.3, **ink, label="predicted" if row == 0 else None)
+            place = {"textcoords": "offset points", "xytext": (4, 8), "fontsize": 9.5}
+            axes.annotate(str(predicted[name]), (predicted[name], row + 0.1), **place)
+        axes.set(
+            xscale="log", xlabel="block $l$ after which an activation is infinite", ylim=(len(measured) - 0.5, -0.6)
+        )
+        axes.set_yticks(range(len(measured)), list(measured))
+        axes.legend(loc="lower left")
+        return figure
+
+    said = "; ".join(f"{name} predicted {predicted[name]}, seen {min(v)} to {max(v)}" for name, v in measured.items())
+    return BookFigure(draw, f"Block after which an activation overflows, by number format: {said}.")
 
 
 def training_curves(
@@ -243,19 +295,22 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
     return BookFigure(draw, f"Test accuracy by depth: {said}.")
 
 
-def loss_by_rate(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
+def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str = "batch_size") -> BookFigure:
     """Final training loss against the effective learning rate, a panel for each batch size, one line a recipe.
 
     Args:
         guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
+        panels: the setting that has a panel for each of its values, "batch_size" or "depth".
     """
     runs = list(records)
-    sizes = sorted({r.config.batch_size for r in runs})
+    sizes = sorted({getattr(r.config, panels) for r in runs})
+    word = _words(panels).removesuffix(" size")
 
     def draw() -> Figure:
-        figure, panels = _axes(len(sizes))
-        for axes, size in zip(np.atleast_1d(panels), sizes, strict=True):
-            for (name,), group in group_by([r for r in runs if r.config.batch_size == size], "recipe").items():
+        figure, side_by_side = _axes(len(sizes))
+        for axes, size in zip(np.atleast_1d(side_by_side), sizes, strict=True):
+            here = [r for r in runs if getattr(r.config, panels) == size]
+            for (name,), group in group_by(here, "recipe").items():
                 by_rate = {
                     rate: summarise(g).train_loss
                     for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())
@@ -265,15 +320,15 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float) -> BookFigure
                 failed = [rate for rate in by_rate if rate not in good]
                 axes.plot(failed, [guessing] * len(failed), **style_of(name) | {"marker": "x"}, linestyle="none")
             axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":")
-            axes.set(xscale="log", yscale="log", xlabel="effective rate", title=f"batch {size}")
+            axes.set(xscale="log", yscale="log", xlabel="effective rate", title=f"{word} {size}")
             axes.set_xscale("log", base=2)
-        np.atleast_1d(panels)[0].set_ylabel("final training loss")
-        np.atleast_1d(panels)[0].legend()
+        np.atleast_1d(side_by_side)[0].set_ylabel("final training loss")
+        np.atleast_1d(side_by_side)[0].legend()
         return figure
 
     said = "; ".join(
-        f"{recipe} at batch {size}: best rate {_rate(best_rate(g, stable_below=guessing).effective_rate)}"
-        for (recipe, size), g in group_by(runs, "recipe", "batch_size").items()
+        f"{recipe} at {word} {size}: best rate {_rate(best_rate(g, stable_below=guessing).effective_rate)}"
+        for (recipe, size), g in group_by(runs, "recipe", panels).items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
 
@@ -330,6 +385,7 @@ _LABELS = {
     "branch_variance": r"branch variance $\mathrm{Var}(f_l)$",
     "branch_share": "branch share",
     "skip_second_moment": r"second moment of $x^l$",
+    "output_second_moment": r"second moment of $x^{l+1}$",
 }
 
 
@@ -366,6 +422,39 @@ def _axes(columns: int) -> tuple[Figure, Any]:
 
 def _predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
     axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label)
+
+
+def _draw_by_block(
+    axes: Axes,
+    measured: Mapping[str, Sequence[np.ndarray]],
+    predicted: Mapping[str, np.ndarray],
+    band: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    seen: set[str] = set()
+    for name, rows in measured.items():
+        recipe = name.partition(",")[0]
+        style = style_of(recipe) | ({"markerfacecolor": "none", "marker": "^"} if recipe in seen else {})
+        seen.add(recipe)
+        for i, row in enumerate(rows):
+            block = np.arange(1, len(row) + 1)
+            marks = {"linestyle": "none", "markersize": 4.5, "markevery": max(1, len(row) // 24)}
+            axes.plot(block, row, **style, **marks, label=name if i == 0 else None)
+    for i, (low, high) in enumerate(band.values()):
+        ink, block = mpl.rcParams["text.color"], np.arange(1, len(low) + 1)
+        axes.fill_between(block, low, high, color=ink, alpha=0.15, linewidth=0, label=None if i else "finite width")
+    for i, line in enumerate(predicted.values()):
+        _predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
+    axes.set(xlabel="block $l$")
+
+
+def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray]) -> str:
+    """From first to last block, in words, for a text alternative."""
+    said = "; ".join(
+        f"{name} measured {_range(list(rows))}"
+        + (f", predicted {_range([predicted[name]])}" if name in predicted else "")
+        for name, rows in measured.items()
+    )
+    return f"From first block to last: {said}"
 
 
 def _as_list(value: SignalStatistics | Sequence[SignalStatistics]) -> list[SignalStatistics]:

@@ -151,7 +151,7 @@ class RunRecord:
     Attributes:
         config: the run's settings, with the device resolved.
         outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
-        curve: one dict an epoch: epoch, learning_rate, train_loss, train_accuracy, and with a validation split
+        curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
             validation_loss and validation_accuracy.
         test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
         parameters: number of trainable parameters.

@@ -18,14 +18,15 @@ EVALUATION_BATCH = 1000
 CHECK_EVERY = {"cpu": 1, "cuda": 50, "mps": 50}  # steps between looks at the loss; a look stops a GPU's queue
 
 
-def learning_rate_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """What the learning rate is multiplied by in `epoch` (from 0) of `epochs`.
+def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+    """What the learning rate is multiplied by in `step` (from 0) of `steps`.
 
-    "paper": 1 during the first half, then halved at the start of every tenth of the second half.
+    "paper": 1 during the first half, then halved at the start of every tenth of the second half. Counted in steps,
+    so that a run of a single epoch sees the whole schedule too.
     """
-    if schedule == "constant" or 2 * epoch < epochs:
+    if schedule == "constant" or 2 * step < steps:
         return 1.0
-    tenths = (2 * epoch - epochs) * 10 // epochs
+    tenths = (2 * step - steps) * 10 // steps
     return 0.5 ** (tenths + 1)
 
 
@@ -91,11 +92,12 @@ def train_epoch(
 ) -> EpochResult:
     """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite."""
     device = data.train_images.device
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * learning_rate_factor(config.schedule, epoch, config.epochs)
+    first, steps = (steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, config.epochs))
     losses, correct = [], []
     network.train()
     for step, (images, labels) in enumerate(training_batches(data, config, epoch)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(config.schedule, first + step, steps)
         optimizer.zero_grad(set_to_none=True)
         with _autocast(device, config.precision):
             logits = network(images)

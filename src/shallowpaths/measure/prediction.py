@@ -1,0 +1,43 @@
+"""What theory says of a network as built: the line to draw beside its measurements."""
+
+from shallowpaths import theory
+from shallowpaths.networks import ResidualBlock, ResidualNetwork
+
+
+def predicted_signal(
+    network: ResidualNetwork, correlation: float = 0.0, image_size: int | None = None
+) -> theory.Signal:
+    """What theory says of this network at initialization, block by block: the line to draw beside `signal_statistics`.
+
+    Args:
+        network: as built, its recipe unchanged.
+        correlation: between any two of the inputs as they leave the input layer; 0 for centred, independent inputs.
+        image_size: height of the images, for a convolutional network: zero padding takes a part of the signal at
+            each border, and the smaller the image the larger the part. None predicts for images without borders.
+    """
+    recipe, blocks = network.recipe, list(network.blocks)
+    projections = [number for number, block in enumerate(blocks, start=1) if block.shortcut is not None]
+    alpha = recipe.initial_alpha(len(blocks))
+    scale = theory.fixup_layer_scale(len(blocks), len(blocks[0].layers)) if "depth rescaling" in recipe.fixup else 1.0
+    return theory.signal(
+        len(blocks),
+        normalization=recipe.normalization,
+        alpha=scale if alpha is None else alpha,
+        output_scale=recipe.output_scale,
+        zero_branch=recipe.starts_as_identity,
+        skip_path=recipe.skip_path,
+        activation=network.activation,
+        layers_per_block=len(blocks[0].layers),
+        correlation=correlation,
+        projections=projections,
+        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size),
+    )
+
+
+def _padding_gains(blocks: list[ResidualBlock], size: int) -> list[float]:
+    """For each block, the part of the second moment that one of its convolutions keeps at the borders."""
+    gains = []
+    for block in blocks:
+        size = -(-size // block.layers[0].stride[0])
+        gains.append(theory.padding_gain(size, layers=len(block.layers)) ** (1 / len(block.layers)))
+    return gains

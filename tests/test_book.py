@@ -1,0 +1,121 @@
+"""The book: its chapters as they lie in the repository, executed with two seeds, rendered, and opened in a browser."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import browser as browsers
+from executing import Executor, Parameters, Task, chapters, claims_of
+from rendering import Renderer
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+SEEDS = (1, 2)
+RUNS = [(path, seed) for seed in SEEDS for path in NOTEBOOKS]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_of(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_the_contents_name_every_page_once():
+    assert sorted(chapters(ROOT)) == NOTEBOOKS
+    named = (ROOT / "_toc.yml").read_text()
+    for page in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]:
+        assert named.count(f"book/{page.stem}\n") == 1, f"_toc.yml does not name book/{page.stem} once"
+
+
+@each_notebook
+def test_a_chapter_is_committed_without_outputs_and_with_short_cells(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    for cell in code_of(path):
+        assert not cell.outputs, f"{path.name}: a cell has outputs"
+        assert cell.execution_count is None, f"{path.name}: a cell has a number from being run"
+        assert len(cell.source.splitlines()) <= 15, f"{path.name}: over 15 lines: {cell.source.splitlines()[0]}"
+
+
+@each_notebook
+def test_a_chapter_takes_profile_seed_and_device(path):
+    tagged = [cell for cell in code_of(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1, f"{path.name} needs one cell tagged parameters"
+    values: dict[str, object] = {}
+    exec(tagged[0].source, values)
+    values.pop("__builtins__")
+    assert values == {"profile": None, "seed": 0, "device": None}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Every chapter with both seeds, through the function that `make book` uses: what did not change is not run again."""
+    executor = Executor(ROOT)
+    done = executor.execute([Task(path, Parameters(seed=seed)) for path, seed in RUNS], keep_going=True)
+    return {(outcome.task.chapter, outcome.task.parameters.seed): outcome for outcome in done}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "seed"), RUNS, ids=lambda value: getattr(value, "stem", f"seed {value}"))
+def test_every_claim_of_a_chapter_holds(outcomes, path, seed):
+    outcome = outcomes[path, seed]
+    assert outcome.problem is None, f"{path.name} failed {outcome.problem}"
+    claims = claims_of(outcome.notebook)
+    assert claims or path.stem == "intro", f"{path.name} checks no claim"
+    for claim in claims:
+        assert claim["holds"], f"{claim['id']} does not hold: {claim}"
+        assert claim["because"], f"{claim['id']} does not say why its tolerance is what it is"
+
+
+@pytest.mark.slow
+def test_a_wrong_profile_is_refused_with_the_list_of_good_ones(tmp_path):
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-p", "profile", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert "profile 'nonsense' is unknown: choose from quick, gpu, paper" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def book(outcomes):
+    """The pages, rendered from the chapters of the first seed."""
+    renderer = Renderer(ROOT, ROOT / "_build" / "test-html")
+    executed = [outcomes[path, SEEDS[0]].notebook for path in NOTEBOOKS]
+    assert None not in executed, "a chapter did not execute, so there is nothing to render"
+    renderer.render(executed)
+    assert renderer.render(executed) is False, "unchanged, and yet rendered again"
+    return renderer.index.parent
+
+
+@pytest.mark.slow
+@each_notebook
+def test_a_page_shows_what_its_chapter_computed(book, outcomes, path):
+    page = (book / "book" / f"{path.stem}.html").read_text()
+    executed = nbformat.read(outcomes[path, SEEDS[0]].notebook, as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert page.count("figure-light") >= sum("figure-light" in output.get("data", {}).get("text/html", "") for output in outputs) > 0
+    for claim in claims_of(outcomes[path, SEEDS[0]].notebook):
+        assert f"{claim['id']}: holds" in page
+    assert "Traceback" not in page
+    assert "injected-parameters" not in page
+    assert "importlib.util" not in page  # the cell that installs the package is for notebooks only
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browsers.find() is None, reason=f"no browser on this machine (tried {', '.join(browsers.NAMES)})")
+def test_in_a_browser_without_a_network_every_page_is_whole(book):
+    with browsers.browser() as page:
+        for path in sorted((book / "book").glob("*.html")):
+            for width, dark in ((1280, False), (1280, True), (360, False)):
+                page.open(path, width, dark)
+                asked = [address for address in page.requests if not address.startswith(("file:", "data:", "blob:"))]
+                assert asked == [], f"{path.name} asks for {asked}"
+                assert page.errors == [], f"{path.name}: {page.errors}"
+                overhang = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert overhang <= 0, f"{path.name} is {overhang} pixels too wide at {width}"
+                shown = page.evaluate("[...document.querySelectorAll('.figure-light')].filter(i => i.offsetWidth > 0).length")
+                other = page.evaluate("[...document.querySelectorAll('.figure-dark')].filter(i => i.offsetWidth > 0).length")
+                assert (other if dark else shown) == page.evaluate("document.querySelectorAll('.figure-light').length")
+                assert (shown if dark else other) == 0, f"{path.name} shows a figure of the other theme"
+            formulas = page.evaluate("document.querySelectorAll('.math').length")
+            assert page.evaluate("document.querySelectorAll('mjx-container').length") >= formulas

@@ -1,0 +1,176 @@
+"""The environment that `make` makes: its pins, and that none is trusted which was not finished."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+MACHINE_SPECIFIC = re.compile(r"nvidia-|cuda-|triton|appnope|colorama|pywin")
+
+# A package that installs without anything from outside: its build system is a file in its own folder.
+TINY_PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+
+[project]
+name = "tiny"
+version = "1.0"
+"""
+TINY_BACKEND = '''
+import zipfile
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    info = "tiny-1.0.dist-info"
+    files = {
+        "tiny.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0\\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        f"{info}/RECORD": "",
+    }
+    with zipfile.ZipFile(f"{wheel_directory}/tiny-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return "tiny-1.0-py3-none-any.whl"
+'''
+
+
+def pins() -> dict[str, Requirement]:
+    """requirements.txt, by package name, of this Python."""
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    found = [Requirement(line) for line in lines]
+    assert len({(r.name, str(r.marker)) for r in found}) == len(found), "a package is pinned twice"
+    return {canonicalize_name(r.name): r for r in found if r.marker is None or r.marker.evaluate()}
+
+
+def test_every_pin_is_exact_and_installed():
+    for name, requirement in pins().items():
+        assert [s.operator for s in requirement.specifier] == ["=="], f"{requirement} is no exact version"
+        assert requirement.specifier.contains(version(name), prereleases=True), f"{name} {version(name)} is installed, not {requirement}"
+
+
+def test_nothing_unpinned_is_pulled_in():
+    pinned = pins()
+    for name in pinned:
+        needed = [Requirement(line) for line in requires(name) or []]
+        for requirement in needed:
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if applies and not MACHINE_SPECIFIC.match(canonicalize_name(requirement.name)):
+                assert canonicalize_name(requirement.name) in pinned, f"{name} pulls in {requirement}, which has no pin"
+
+
+def test_pins_satisfy_the_loose_requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]:
+        loose = Requirement(line)
+        exact = next(iter(pins()[canonicalize_name(loose.name)].specifier)).version
+        assert loose.specifier.contains(exact), f"{line} in pyproject.toml excludes the pinned {exact}"
+
+
+def test_no_pin_is_for_one_kind_of_machine():
+    assert [name for name in pins() if MACHINE_SPECIFIC.match(name)] == []
+
+
+def test_help_names_every_command():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("book", "test", "stamp", "environment", "clean"):
+        assert f"make {target}" in shown
+
+
+def test_without_a_new_enough_python_make_says_so(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "python3").write_text("#!/bin/sh\nexit 1\n")  # an old one: refuses what it is asked
+    (programs / "python3").chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    make = shutil.which("make")
+    done = subprocess.run([make, "book"], cwd=tmp_path, env={"PATH": str(programs)}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "error: no Python 3.11 or newer found" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A repository of which an environment is made in seconds, without a network."""
+    folder = tmp_path / "tiny"
+    (folder / "book").mkdir(parents=True)
+    shutil.copy(ROOT / "book" / "environment.py", folder / "book")
+    (folder / "requirements.txt").write_text("# nothing\n")
+    (folder / "pyproject.toml").write_text(TINY_PROJECT)
+    (folder / "backend.py").write_text(TINY_BACKEND)
+    return folder
+
+
+def make_environment(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `make environment` runs, by a pip that has no index to ask."""
+    nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+    command = [sys.executable, folder / "book" / "environment.py"]
+    return subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True)
+
+
+def imports_tiny(folder: Path) -> bool:
+    return subprocess.run([folder / ".venv/bin/python", "-c", "import tiny"], capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+def test_an_environment_is_made_once_updated_and_made_anew_when_it_was_left_unfinished(tiny):
+    first = make_environment(tiny)
+    assert first.returncode == 0, first.stderr
+    assert imports_tiny(tiny)
+    assert make_environment(tiny).stdout == ""  # nothing to do
+
+    (tiny / "requirements.txt").write_text("# still nothing, differently\n")
+    updated = make_environment(tiny)
+    assert updated.returncode == 0, updated.stderr
+    assert "updating .venv" in updated.stdout
+
+    (tiny / ".venv" / "made-from").unlink()  # what an interrupted run leaves
+    (tiny / ".venv" / "leftover").touch()
+    anew = make_environment(tiny)
+    assert anew.returncode == 0, anew.stderr
+    assert "making it anew" in anew.stdout
+    assert not (tiny / ".venv" / "leftover").exists()
+    assert imports_tiny(tiny)
+
+
+@pytest.mark.slow
+def test_an_environment_that_was_moved_is_made_anew(tiny, tmp_path):
+    assert make_environment(tiny).returncode == 0
+    moved = tmp_path / "moved"
+    tiny.rename(moved)
+    assert "making it anew" in make_environment(moved).stdout
+    assert imports_tiny(moved)
+
+
+@pytest.mark.slow
+def test_when_pip_fails_make_says_so_and_trusts_nothing(tiny):
+    (tiny / "requirements.txt").write_text("surely-not-to-be-found==1.0\n")
+    for _ in range(2):  # the second call must not take the first one's remains for an environment
+        done = make_environment(tiny)
+        assert done.returncode == 1
+        assert "error: pip could not install the packages. Is there a network" in done.stderr
+        assert "surely-not-to-be-found" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tiny / ".venv" / "made-from").exists()
+
+
+def test_the_package_is_this_checkout():
+    import shallowpaths
+
+    assert Path(shallowpaths.__file__).is_relative_to(ROOT / "src")
+    try:
+        version("shallowpaths")
+    except PackageNotFoundError:
+        pytest.fail("the package is not installed in this environment")
