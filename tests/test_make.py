@@ -9,6 +9,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+import environment
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -125,7 +126,7 @@ def imports_tiny(folder: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_an_environment_is_made_once_updated_and_made_anew_when_it_was_left_unfinished(tiny):
+def test_an_environment_is_made_once_updated_and_never_trusted_when_unfinished(tiny, tmp_path):
     first = make_environment(tiny)
     assert first.returncode == 0, first.stderr
     assert imports_tiny(tiny)
@@ -136,7 +137,14 @@ def test_an_environment_is_made_once_updated_and_made_anew_when_it_was_left_unfi
     assert updated.returncode == 0, updated.stderr
     assert "updating .venv" in updated.stdout
 
-    (tiny / ".venv" / "made-from").unlink()  # what an interrupted run leaves
+    (tiny / "requirements.txt").write_text("surely-not-to-be-found==1.0\n")
+    failed = make_environment(tiny)
+    assert failed.returncode == 1
+    assert "error: pip could not install the packages. Is there a network" in failed.stderr
+    assert "surely-not-to-be-found" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+    (tiny / "requirements.txt").write_text("# still nothing, differently\n")  # as it was when the environment was whole
     (tiny / ".venv" / "leftover").touch()
     anew = make_environment(tiny)
     assert anew.returncode == 0, anew.stderr
@@ -144,26 +152,8 @@ def test_an_environment_is_made_once_updated_and_made_anew_when_it_was_left_unfi
     assert not (tiny / ".venv" / "leftover").exists()
     assert imports_tiny(tiny)
 
-
-@pytest.mark.slow
-def test_an_environment_that_was_moved_is_made_anew(tiny, tmp_path):
-    assert make_environment(tiny).returncode == 0
-    moved = tmp_path / "moved"
-    tiny.rename(moved)
-    assert "making it anew" in make_environment(moved).stdout
-    assert imports_tiny(moved)
-
-
-@pytest.mark.slow
-def test_when_pip_fails_make_says_so_and_trusts_nothing(tiny):
-    (tiny / "requirements.txt").write_text("surely-not-to-be-found==1.0\n")
-    for _ in range(2):  # the second call must not take the first one's remains for an environment
-        done = make_environment(tiny)
-        assert done.returncode == 1
-        assert "error: pip could not install the packages. Is there a network" in done.stderr
-        assert "surely-not-to-be-found" in done.stderr
-        assert "Traceback" not in done.stderr
-        assert not (tiny / ".venv" / "made-from").exists()
+    assert environment.is_current(tiny)
+    assert not environment.is_current(tiny.rename(tmp_path / "moved"))
 
 
 def test_the_package_is_this_checkout():

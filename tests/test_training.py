@@ -24,7 +24,7 @@ def test_a_convolutional_run_repeats_too():
 
 
 def test_a_finished_run_learns_and_says_where():
-    record = train(SMALL.replace(epochs=5, validation=0.1), progress=False)
+    record = train(SMALL.replace(epochs=5, batch_size=16, validation=0.1), progress=False)
     assert record.outcome == "finished"
     assert len(record.curve) == 5
     assert record.test_accuracy > 0.8
