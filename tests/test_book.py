@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 import browser as browsers
-from executing import Executor, Parameters, Task, chapters, claims_of
-from rendering import Renderer
+from building.execution import Executor, Parameters, Task, chapters, claims_of
+from building.rendering import Renderer
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))

@@ -11,11 +11,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import rendering
-import stamping
-import vendoring
-from executing import Executor, Parameters, Task, choose, key_of
-from problems import BookProblem
+from building import rendering, stamping, vendoring
+from building.execution import Executor, Parameters, Task, choose, key_of
+from building.problems import BookProblem
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = "https://github.com/someone/shallow-paths"

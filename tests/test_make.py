@@ -9,10 +9,11 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-import environment
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from building import environment
 
 ROOT = Path(__file__).parent.parent
 MACHINE_SPECIFIC = re.compile(r"nvidia-|cuda-|triton|appnope|colorama|pywin")
@@ -106,8 +107,8 @@ def test_without_a_new_enough_python_make_says_so(tmp_path):
 def tiny(tmp_path):
     """A repository of which an environment is made in seconds, without a network."""
     folder = tmp_path / "tiny"
-    (folder / "book").mkdir(parents=True)
-    shutil.copy(ROOT / "book" / "environment.py", folder / "book")
+    (folder / "book" / "building").mkdir(parents=True)
+    shutil.copy(ROOT / "book/building/environment.py", folder / "book" / "building")
     (folder / "requirements.txt").write_text("# nothing\n")
     (folder / "pyproject.toml").write_text(TINY_PROJECT)
     (folder / "backend.py").write_text(TINY_BACKEND)
@@ -117,7 +118,7 @@ def tiny(tmp_path):
 def make_environment(folder: Path) -> subprocess.CompletedProcess[str]:
     """What `make environment` runs, by a pip that has no index to ask."""
     nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
-    command = [sys.executable, folder / "book" / "environment.py"]
+    command = [sys.executable, folder / "book/building/environment.py"]
     return subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True)
 
 

@@ -47,6 +47,7 @@ _RELATIVES = {
 }
 _MARKERS = dict(zip(NAMES, itertools.cycle("osD^vP*Xph<>d"), strict=False))
 _THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"}}
+_CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
 CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 
 
@@ -267,12 +268,17 @@ def training_curves(
 
 
 def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
-    """Test accuracy against depth, one line a recipe, at the best rate of those run; runs that diverged are crosses at chance."""
+    """Test accuracy against depth, one line a recipe; runs that diverged are crosses at chance.
+
+    Where a recipe was run at several learning rates, the one with the smallest training loss is shown: the test
+    set chooses nothing.
+    """
     groups = group_by(records, "recipe", "depth")
     points = {
-        key: max((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.accuracy or 0)
+        key: min((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.train_loss)
         for key, runs in groups.items()
     }
+    depths = sorted({depth for _, depth in groups})
 
     def draw() -> Figure:
         figure, axes = _axes(1)
@@ -282,10 +288,13 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
             if trained:
                 axes.errorbar(*zip(*trained, strict=True), **style_of(name), label=name, capsize=3)
             failed = [d for d, p in mine if p.accuracy is None]
-            axes.plot(failed, [10] * len(failed), **style_of(name) | {"marker": "x", "markersize": 9}, linestyle="none")
+            label = f"{name}: diverged" if failed else None
+            axes.plot(failed, [10] * len(failed), **style_of(name) | _CROSS, linestyle="none", label=label)
         axes.axhline(10, **CHANCE)
-        axes.set(xscale="log", xlabel="depth $n$", ylabel="test accuracy, %")
-        axes.legend()
+        axes.set(xscale="log", xlabel="depth $n$", ylabel="test accuracy, %", ylim=(0, 102))
+        axes.set_xticks(depths, [str(depth) for depth in depths])
+        axes.minorticks_off()
+        _legend_beside(axes)
         return figure
 
     said = "; ".join(
@@ -320,8 +329,10 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
                 failed = [rate for rate in by_rate if rate not in good]
                 axes.plot(failed, [guessing] * len(failed), **style_of(name) | {"marker": "x"}, linestyle="none")
             axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":")
-            axes.set(xscale="log", yscale="log", xlabel="effective rate", title=f"{word} {size}")
+            axes.set(yscale="log", xlabel="effective rate", title=f"{word} {size}")
             axes.set_xscale("log", base=2)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         np.atleast_1d(side_by_side)[0].set_ylabel("final training loss")
         np.atleast_1d(side_by_side)[0].legend()
         return figure
@@ -347,6 +358,7 @@ def rate_by_batch_size(
     """
     groups = group_by(records, "recipe", "batch_size")
     best = {key: best_rate(g, stable_below=guessing) for key, g in sorted(groups.items(), key=lambda item: item[0][1])}
+    sizes_run = sorted({size for _, size in groups})
 
     def draw() -> Figure:
         figure, axes = _axes(1)
@@ -365,12 +377,15 @@ def rate_by_batch_size(
                 linestyle="--",
                 label=f"{name}: largest stable",
             )
-        for i, (sizes, rates) in enumerate((predicted or {}).values()):
-            _predict(axes, sizes, rates, label="predicted" if i == 0 else None)
+        for dash, (name, (sizes, rates)) in zip(
+            itertools.cycle(("-", "-.", ":")), (predicted or {}).items(), strict=False
+        ):
+            _predict(axes, sizes, rates, label=f"{name}: best, predicted", linestyle=dash)
         axes.set(xlabel="batch size", ylabel="effective learning rate")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        axes.legend()
+        axes.set_xticks(sizes_run, [str(size) for size in sizes_run])
+        _legend_beside(axes)
         return figure
 
     said = "; ".join(
@@ -378,6 +393,77 @@ def rate_by_batch_size(
         for (recipe, size), b in best.items()
     )
     return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
+
+
+def share_by_blocks(
+    measured: Mapping[str, Mapping[int, float]], predicted: Mapping[str, Mapping[int, float]]
+) -> BookFigure:
+    """The branch share, averaged over a network's blocks, against the number of blocks.
+
+    Args:
+        measured, predicted: by recipe, the mean share by number of blocks d.
+    """
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for name, shares in measured.items():
+            axes.plot(list(shares), list(shares.values()), **style_of(name), linestyle="none", markersize=7, label=name)
+        for i, shares in enumerate(predicted.values()):
+            _predict(axes, list(shares), list(shares.values()), label="predicted" if i == 0 else None)
+        blocks = sorted({d for shares in measured.values() for d in shares})
+        axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel="branch share, mean over blocks")
+        axes.set_xticks(blocks, [str(d) for d in blocks])
+        axes.minorticks_off()
+        _legend_beside(axes)
+        return figure
+
+    said = "; ".join(
+        f"{name} "
+        + ", ".join(f"{share:.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, share in s.items())
+        for name, s in measured.items()
+    )
+    return BookFigure(draw, f"Branch share by number of blocks: {said}.")
+
+
+def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
+    """Final training loss against effective learning rate over batch size, a panel a recipe, one line a batch size.
+
+    Where SGD depends on that ratio alone, the lines lie on each other: that is the prediction.
+
+    Args:
+        guessing: the loss of guessing; runs above it, or diverged, are not drawn.
+    """
+    groups = group_by(records, "recipe", "batch_size")
+    names = list(dict.fromkeys(recipe for recipe, _ in groups))
+    losses = {
+        (name, size): {
+            rate / size: summarise(g).train_loss
+            for (rate,), g in sorted(group_by(runs, "effective_learning_rate").items())
+        }
+        for (name, size), runs in sorted(groups.items(), key=lambda item: item[0][1])
+    }
+    dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(("-", "--", "-.", ":")), strict=False))
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
+            for (_, size), by_rate in ((key, value) for key, value in losses.items() if key[0] == name):
+                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+                style = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
+                axes.plot(list(good), list(good.values()), **style)
+            axes.set(yscale="log", xlabel="effective rate / batch size", title=name)
+            axes.set_xscale("log", base=2)
+            axes.legend(handlelength=3.5)
+        panels[0].set_ylabel("final training loss")
+        return figure
+
+    said = "; ".join(
+        f"{name} at batch {size}: "
+        + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in by_rate.items() if loss < guessing)
+        for (name, size), by_rate in losses.items()
+    )
+    return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
 
 
 _LABELS = {
@@ -420,8 +506,14 @@ def _axes(columns: int) -> tuple[Figure, Any]:
     return figure, figure.subplots(1, columns, sharey=True)
 
 
-def _predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
-    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label)
+def _predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
+    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+
+
+def _legend_beside(axes: Axes) -> None:
+    """A legend on the right of the axes, where it covers no data."""
+    axes.figure.set_size_inches(8.0, 4.0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _draw_by_block(
@@ -445,6 +537,7 @@ def _draw_by_block(
     for i, line in enumerate(predicted.values()):
         _predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
     axes.set(xlabel="block $l$")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray]) -> str:

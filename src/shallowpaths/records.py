@@ -1,7 +1,9 @@
 """The record store: one JSON line a run, appended safely, read back whole; and what many runs say together."""
 
+import itertools
 import json
 import logging
+import math
 import os
 import statistics
 from collections import defaultdict
@@ -116,8 +118,11 @@ class BestRate:
         effective_rate: the best effective learning rate; None if no rate trained.
         loss: the criterion's mean there.
         as_good: smallest and largest effective rate whose mean lies within one standard error of the best.
-        largest_stable: the largest effective rate below which every run of the grid is stable; None if there is none.
+        largest_stable: going up from the best rate, the last one before the first at which a run is not stable; None if
+            no rate trained. Rates below the best are not asked: a run that is only slow is not unstable.
         on_edge: "low" or "high" if the best rate is the grid's end: the true optimum may lie beyond it.
+        between_rates: where a parabola through the best rate and its two neighbours, in the logarithms of rate and
+            criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable.
     """
 
     effective_rate: float | None
@@ -125,6 +130,7 @@ class BestRate:
     as_good: tuple[float, float] | None
     largest_stable: float | None
     on_edge: str | None
+    between_rates: float | None
 
 
 def final_train_loss(record: RunRecord) -> float:
@@ -156,20 +162,46 @@ def best_rate(
         for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())
     }
     stable = {rate: all(value < stable_below for value in values) for rate, values in by_rate.items()}
-    largest_stable = None
-    for rate in by_rate:
-        if not stable[rate]:
-            break
-        largest_stable = rate
     means = {rate: statistics.fmean(values) for rate, values in by_rate.items() if stable[rate]}
     if not means:
-        return BestRate(None, float("inf"), None, largest_stable, None)
+        return BestRate(None, float("inf"), None, None, None, None)
     best = min(means, key=means.__getitem__)
     margin = statistics.stdev(by_rate[best]) / len(by_rate[best]) ** 0.5 if len(by_rate[best]) > 1 else 0.0
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
+    from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in by_rate if rate >= best))
     rates = list(by_rate)
     edge = "high" if best == rates[-1] else "low" if best == rates[0] else None
-    return BestRate(best, means[best], (as_good[0], as_good[-1]), largest_stable, edge)
+    return BestRate(best, means[best], (as_good[0], as_good[-1]), max(from_best_up), edge, _vertex(means, best, rates))
+
+
+def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float:
+    """The minimum of the parabola through the best mean and its neighbours, for equal steps of log rate."""
+    place = rates.index(best)
+    low, high = (means.get(rate) for rate in (rates[max(place - 1, 0)], rates[min(place + 1, len(rates) - 1)]))
+    if place in (0, len(rates) - 1) or not (low and high and means[best] > 0):
+        return best
+    left, right = math.log(low / means[best]), math.log(high / means[best])  # both at least 0
+    if left + right == 0:
+        return best
+    step = (rates[place + 1] / rates[place - 1]) ** 0.5
+    return best * step ** ((left - right) / (left + right) / 2)
+
+
+def rate_reaching(records: Sequence[RunRecord], loss: float) -> float:
+    """The smallest effective rate whose final training loss is `loss`, between the grid's rates.
+
+    Interpolated in the logarithms of rate and loss, over records that differ in learning rate and seed only.
+
+    Raises:
+        ValueError: the smallest rate of the grid is below that loss already, or none reaches it.
+    """
+    by_rate = sorted(group_by(records, "effective_learning_rate").items())
+    means = [(rate, statistics.fmean(final_train_loss(r) for r in runs)) for (rate,), runs in by_rate]
+    for (rate, above), (next_rate, below) in itertools.pairwise(means):
+        if above >= loss >= below and math.isfinite(above):
+            part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
+            return rate * (next_rate / rate) ** part
+    raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
 
 
 def _ends_with_newline(file) -> bool:

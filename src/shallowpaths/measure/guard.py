@@ -1,4 +1,4 @@
-"""Leave a network as it was found, find its residual additions, refuse what cannot be measured."""
+"""Leave a network as it was found, find its residual blocks, refuse what cannot be measured."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,28 +6,35 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.networks import ResidualAddition
+from shallowpaths.networks import ResidualAddition, ResidualBlock
 
 
 @contextlib.contextmanager
-def left_as_found(network: nn.Module, training: bool) -> Iterator[None]:
-    """Set the network's mode within; put mode, buffers, gradients and random state back after, also on an error."""
+def left_as_found(network: nn.Module, training: bool) -> Iterator[contextlib.ExitStack]:
+    """Set the network's mode within; put mode, buffers, gradients and random state back after, also on an error.
+
+    Yields a stack for what else is to be undone at the end: ``stack.callback(handle.remove)`` for a hook. Within,
+    parameters have no gradient. It may be used between a training step's forward and its backward pass.
+    """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            network.train(training)
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
-            for module, mode in modes:
-                module.training = mode
+    with torch.random.fork_rng(devices=list(devices)), contextlib.ExitStack() as stack:
+        stack.callback(_put_back, modes, buffers, gradients)
+        for parameter, _ in gradients:
+            parameter.grad = None
+        network.train(training)
+        yield stack
+
+
+def _put_back(modes: list, buffers: list, gradients: list) -> None:
+    for buffer, value in buffers:
+        buffer.data.copy_(value)  # .data: a backward pass that still needs the buffer is not told that it changed
+    for parameter, gradient in gradients:
+        parameter.grad = gradient
+    for module, mode in modes:
+        module.training = mode
 
 
 def residual_additions(network: nn.Module) -> list[ResidualAddition]:
@@ -42,7 +49,20 @@ def residual_additions(network: nn.Module) -> list[ResidualAddition]:
     return additions
 
 
+def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
+    """The network's residual blocks, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
+    if not blocks:
+        raise ValueError(f"{type(network).__name__} has no residual block: none of its modules is a ResidualBlock")
+    return blocks
+
+
 def check_inputs(inputs: Tensor) -> None:
+    """Refuse a batch of one, and NaN or infinity, with a ValueError."""
     if inputs.ndim < 2 or len(inputs) < 2:
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)}: a variance over the batch needs at least two examples"

@@ -1,0 +1,201 @@
+"""Gradients block by block: how large they are, and how alike for two inputs that are nearly the same."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths.measure.correlations import cosines
+from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
+from shallowpaths.networks import ResidualBlock
+
+
+@dataclass(frozen=True)
+class GradientStatistics:
+    """Second moments of the gradient with respect to the residual blocks' inputs x^l, in the order of the network.
+
+    Attributes:
+        second_moment: mean of squares of the gradient at the input of block l, shape [d].
+        values: how many numbers one input's x^l has, shape [d].
+        output_second_moment, output_values: the same at the output of the last block.
+    """
+
+    second_moment: np.ndarray
+    values: np.ndarray
+    output_second_moment: float
+    output_values: int
+
+    @property
+    def relative(self) -> np.ndarray:
+        """Squared norm at the input of block l over that at the last block's output: theory's `gradient_second_moment`.
+
+        He initialization keeps this ratio also where the number of channels and the size of the images change.
+        """
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return self.second_moment * self.values / (self.output_second_moment * self.output_values)
+
+    @property
+    def growth(self) -> np.ndarray:
+        """The factor on the gradient's squared norm that block l adds on the way back, shape [d]."""
+        relative = np.append(self.relative, 1.0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return relative[:-1] / relative[1:]
+
+
+@dataclass(frozen=True)
+class GradientCorrelation:
+    """How alike two neighbouring inputs and their gradients are; means over pairs, arrays of shape [d].
+
+    Attributes:
+        pair_correlation: cosine between the two signals at the input of block l, theory's `pair_correlation`.
+        gradient_correlation: cosine between the gradients of one function of the network's output with respect to
+            them, theory's `gradient_correlation`.
+    """
+
+    pair_correlation: np.ndarray
+    gradient_correlation: np.ndarray
+
+
+def gradient_statistics(
+    network: nn.Module, inputs: Tensor, labels: Tensor | None = None, training: bool = True, seed: int = 0
+) -> GradientStatistics:
+    """Second moment of the gradient at each block's input, from one forward and one backward pass.
+
+    Args:
+        network: any network made of residual blocks.
+        inputs: a batch as the network takes it, [N, ...] with N >= 2.
+        labels: None sends back a random gradient, drawn from `seed` for each input on its own, from the last block's
+            output; theory is about this one. With labels [N] it is the gradient of the cross entropies' sum.
+        training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
+
+    The batch's statistics depend on each input, and the gradient goes through them too. It takes two directions of
+    N (times positions, in images) away at each normalization: a part 2 / N of the gradient's second moment.
+
+    Raises:
+        ValueError: no residual block; a batch of one; NaN or infinity in the inputs; labels that do not fit.
+    """
+    check_inputs(inputs)
+    if labels is not None and (labels.shape != inputs.shape[:1] or labels.dtype != torch.long):
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: give one whole number for each of"
+            f" the {len(inputs)} inputs, as torch.int64"
+        )
+
+    def start(last: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        if labels is None:
+            return last, _random_like(last, seed)
+        loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+        return loss, torch.ones_like(loss)
+
+    _, gradients = _pull_back(network, inputs, start, training)
+    moments = [float(g.double().square().mean()) for g in gradients]
+    values = [g[0].numel() for g in gradients]
+    return GradientStatistics(np.array(moments[:-1]), np.array(values[:-1]), moments[-1], values[-1])
+
+
+def gradient_correlation(
+    network: nn.Module,
+    inputs: Tensor,
+    neighbours: Tensor | None = None,
+    correlation: float = 0.9,
+    training: bool = True,
+    seed: int = 0,
+) -> GradientCorrelation:
+    """Correlation between the gradients of nearby inputs, by depth: where it is lost, gradients are shattered.
+
+    Both inputs of a pair are given the same random gradient at the last block's output; other pairs have others.
+
+    Args:
+        network, inputs, training: as in `gradient_statistics`.
+        neighbours: one for each input, of the inputs' shape. None makes them at the first block's input: each
+            channel's deviations are mixed with Gaussian noise so that they keep their size and have `correlation`.
+        correlation: in [-1, 1]; not read where neighbours are given.
+        seed: of the noise and of the gradients.
+
+    Raises:
+        ValueError: as `gradient_statistics`; neighbours of another shape; a correlation out of range.
+    """
+    check_inputs(inputs)
+    if not -1 <= correlation <= 1:
+        raise ValueError(f"correlation {correlation!r} must be from -1 to 1")
+    if neighbours is not None:
+        if neighbours.shape != inputs.shape:
+            raise ValueError(f"neighbours of shape {tuple(neighbours.shape)}: the inputs have {tuple(inputs.shape)}")
+        check_inputs(neighbours)
+
+    def pair(x: Tensor) -> Tensor:
+        return torch.cat([x, _neighbours(x, correlation, seed)])
+
+    def start(last: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001, the loss plays no part
+        return last, _random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
+
+    together = inputs if neighbours is None else torch.cat([inputs, neighbours])
+    signals, gradients = _pull_back(network, together, start, training, pair if neighbours is None else None)
+    return GradientCorrelation(*(np.array([_pair_cosine(x) for x in many[:-1]]) for many in (signals, gradients)))
+
+
+def _pull_back(
+    network: nn.Module,
+    inputs: Tensor,
+    start: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    training: bool,
+    at_first_block: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Signals, and gradients, at the input of every block and at the last block's output: d + 1 of each.
+
+    `start` is given the last block's output and the network's, and says what the gradient is taken of, and times what.
+    """
+    blocks = residual_blocks(network)
+    signals: list[Tensor] = []
+    gradients: list[Tensor] = []
+
+    def seen(x: Tensor) -> None:
+        signals.append(x.detach().clone())  # an activation in place may change x
+        x.register_hook(lambda gradient: gradients.append(gradient.detach()))
+
+    def begin(_block: ResidualBlock, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        x = arguments[0] if at_first_block is None else at_first_block(arguments[0])
+        source.append(x.detach().requires_grad_())
+        return (source[0].clone(),)
+
+    def enter(_block: ResidualBlock, arguments: tuple[Tensor]) -> None:
+        seen(arguments[0])
+
+    def leave(_block: ResidualBlock, _arguments: tuple[Tensor], output: Tensor) -> None:
+        seen(output)
+        last.append(output.clone())  # the head's activation in place does not reach it
+
+    source: list[Tensor] = []
+    last: list[Tensor] = []
+    with left_as_found(network, training) as stack, torch.enable_grad():
+        stack.callback(blocks[0].register_forward_pre_hook(begin).remove)
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(enter).remove)
+        stack.callback(blocks[-1].register_forward_hook(leave).remove)
+        logits = network(inputs)
+        target, direction = start(last[0], logits)
+        torch.autograd.grad(target, source[0], direction)  # what it gives at x^1 has been seen, like all others
+    return signals, gradients[::-1]
+
+
+def _random_like(x: Tensor, seed: int) -> Tensor:
+    """Unit Gaussian numbers of x's shape, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+
+
+def _neighbours(x: Tensor, correlation: float, seed: int) -> Tensor:
+    """x with its deviations from the batch's mean, channel by channel, mixed with noise of their size."""
+    dims = [0, *range(2, x.ndim)]
+    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    noise = _random_like(x, seed + 1) * variance.sqrt()
+    return mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise
+
+
+def _pair_cosine(x: Tensor) -> float:
+    """Mean over pairs of the cosine between the first half of the batch and the second."""
+    first, second = x.flatten(1).double().chunk(2)
+    return float(cosines(first, second).mean())

@@ -1,0 +1,126 @@
+"""The path spectrum: how much of a tangent takes 0, 1, 2 ... residual branches on its way through the network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
+from shallowpaths.measure.tangents import through_block
+
+
+@dataclass(frozen=True)
+class PathSpectrum:
+    """The 2^d paths through d blocks by their length, the number of residual branches that they take.
+
+    Attributes:
+        shares: of lengths 0 ... longest, shape [longest + 1]: the mean squared norm of the part of the tangent that
+            took so many branches, over the sum of these over all lengths.
+        truncated: the share of all longer paths, taken together. shares and truncated sum to one.
+        blocks: d.
+        interference: squared norm of the whole tangent over that sum. Near 1 where paths of different lengths are
+            uncorrelated, as random weights make them; training may change it.
+    """
+
+    shares: np.ndarray
+    truncated: float
+    blocks: int
+    interference: float
+
+    @property
+    def longest(self) -> int:
+        """The longest length that has a share of its own."""
+        return len(self.shares) - 1
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of a path; with truncated mass, its lower bound, which counts that mass at longest + 1."""
+        return self.mean_length_bounds[0]
+
+    @property
+    def mean_length_bounds(self) -> tuple[float, float]:
+        """What the mean length is at least and at most; equal when nothing is truncated."""
+        known = float(np.arange(len(self.shares)) @ self.shares)
+        return known + (self.longest + 1) * self.truncated, known + self.blocks * self.truncated
+
+
+@torch.no_grad()
+def path_spectrum(
+    network: nn.Module, inputs: Tensor, longest: int | None = None, training: bool = True, seed: int = 0
+) -> PathSpectrum:
+    """Measure the path spectrum in one pass, exactly: no path is left out, none is sampled.
+
+    A random tangent at the first block's input, one for each input of the batch, goes forward through the blocks. ReLU
+    gates and normalization statistics are frozen at what the inputs make them, so that the tangent's way is linear. It
+    is kept in parts by the number of branches taken so far: a block's skip path leaves a part where it is, its branch
+    moves it on by one. A shortcut with weights is a skip path.
+
+    Args:
+        network: any network made of residual blocks; in float64 it goes deeper before its signal overflows.
+        inputs: a batch as the network takes it, [N, ...] with N >= 2.
+        longest: the longest length to keep apart; all longer paths share one part more. None keeps all lengths apart.
+            Time and memory grow with the number of parts.
+        training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
+        seed: of the tangents.
+
+    Raises:
+        ValueError: no residual block; a batch of one; NaN or infinity in the inputs; a `longest` that is no whole
+            number of at least 0; a signal that overflows on the way; a tangent of which nothing arrives.
+    """
+    check_inputs(inputs)
+    blocks = residual_blocks(network)
+    if longest is not None and (not isinstance(longest, int) or isinstance(longest, bool) or longest < 0):
+        raise ValueError(f"longest {longest!r} must be a whole number of at least 0, or None for all lengths")
+    longest = len(blocks) if longest is None else min(longest, len(blocks))
+    with left_as_found(network, training):
+        x = _first_block_input(network, inputs)
+        generator = torch.Generator().manual_seed(seed)
+        parts = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)[None]  # [parts, N, C, ...]
+        for number, block in enumerate(blocks, start=1):
+            x, parts = through_block(block, x, parts, longest + 2)
+            if not torch.isfinite(x).all():
+                raise ValueError(
+                    f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
+                    " from there on: use a wider type (network.double()) or fewer blocks"
+                )
+            parts = _rescaled(parts, number, len(blocks))
+    return _collected(parts, longest, len(blocks))
+
+
+class _Arrived(Exception):
+    """The forward pass has reached the first block: the rest need not run."""
+
+
+def _first_block_input(network: nn.Module, inputs: Tensor) -> Tensor:
+    caught: list[Tensor] = []
+
+    def catch(_block: nn.Module, arguments: tuple[Tensor]) -> None:
+        caught.append(arguments[0].clone())
+        raise _Arrived
+
+    handle = residual_blocks(network)[0].register_forward_pre_hook(catch)
+    try:
+        network(inputs)
+    except _Arrived:
+        return caught[0]
+    finally:
+        handle.remove()
+    raise RuntimeError("the network's forward pass does not reach its first residual block")
+
+
+def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
+    """All parts by one power of two, which changes no share, so that none overflows on the way."""
+    largest = float(parts.abs().amax())
+    if largest == 0 or not np.isfinite(largest):
+        state = "nothing of the tangent is left" if largest == 0 else "the tangent overflows"
+        raise ValueError(f"{state} after block {number} of {blocks}: there are no shares to take")
+    return torch.ldexp(parts, torch.tensor(-np.frexp(largest)[1], device=parts.device))
+
+
+def _collected(parts: Tensor, longest: int, blocks: int) -> PathSpectrum:
+    masses = np.zeros(longest + 2)
+    masses[: len(parts)] = [float(part.double().square().sum()) for part in parts]
+    whole = float(parts.double().sum(0).square().sum())
+    shares = masses / masses.sum()
+    return PathSpectrum(shares[:-1], float(shares[-1]), blocks, whole / float(masses.sum()))
