@@ -17,35 +17,21 @@
     return made;
   };
 
-  /* Ticks of a logarithmic axis: powers of ten at most eight of them, or 1, 2, 5 where the range is short. */
-  const logTicks = ([low, high]) => {
-    const decades = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1);
-    const within = (values) => values.filter((value) => value >= low * 0.999 && value <= high * 1.001);
-    const step = Math.ceil(decades.length / 8);
-    const powers = within(decades.filter((decade) => decade % step === 0).map((decade) => Number(`1e${decade}`)));
-    if (powers.length > 2) return powers;
-    const fine = within(decades.flatMap((decade) => [1, 2, 5].map((digit) => Number(`${digit}e${decade}`))));
-    return fine.length > 1 ? fine : d3.ticks(low, high, 5);
-  };
-
-  const superscript = (number) => String(number).replace(/./g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]);
-  const tickWords = (value) => {
-    if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) return String(Number(value.toPrecision(6)));
-    const [digits, power] = value.toExponential().split("e");
-    return `${digits === "1" ? "" : `${Number(digits).toPrecision(2)}·`}10${superscript(Number(power))}`;
-  };
-
-  const axisOptions = ({ label, log, limits }) => ({
+  const axisOptions = ({ label, log, limits, ticks, words }) => ({
     type: log ? "log" : "linear",
     domain: limits,
     label,
     labelArrow: "none",
-    ticks: log ? logTicks(limits) : 6,
-    tickFormat: tickWords,
+    ticks,
+    tickFormat: (_, i) => words[i],
     grid: true,
   });
 
-  const marks = ({ kind, color, marker, hollow }, [x, y, top]) => {
+  const dots = (points, { color, marker, hollow }) =>
+    Plot.dot(points, { symbol: symbols[marker] ?? "circle", stroke: color, fill: hollow ? "none" : color, r: 3 });
+
+  const marks = (style, [x, y, top]) => {
+    const { kind, color } = style;
     const at = { x: (i) => x[i], y: (i) => y[i] };
     if (kind === "theory") return Plot.line(d3.range(x.length), { ...at, stroke: "currentColor", strokeWidth: 1.2, clip: true });
     if (kind === "mean") return Plot.ruleX(x, { stroke: color, strokeWidth: 1.8, strokeDasharray: "5 3" });
@@ -53,12 +39,23 @@
       const edges = { x: at.x, y1: at.y, y2: (i) => top[i] };
       return Plot.areaY(d3.range(x.length), { ...edges, fill: "currentColor", fillOpacity: 0.15, clip: true });
     }
-    const look = { symbol: symbols[marker] ?? "circle", stroke: color, fill: hollow ? "none" : color, r: 3 };
-    return Plot.dot(d3.range(x.length), { ...at, ...look });
+    return dots(d3.zip(x, y), style);
   };
 
-  const key = ({ kind, color, name }) =>
-    element("li", {}, element("span", { className: `explorer-${kind}`, style: `color: ${color}`, ariaHidden: true }), name);
+  const swatches = {
+    theory: () => Plot.line([[0, 5], [24, 5]], { stroke: "currentColor", strokeWidth: 1.2 }),
+    mean: ({ color }) => Plot.line([[0, 5], [24, 5]], { stroke: color, strokeWidth: 1.8, strokeDasharray: "5 3" }),
+    band: () => Plot.rect([0], { x1: 0, x2: 24, y1: 0, y2: 10, fill: "currentColor", fillOpacity: 0.15 }),
+    measured: (style) => dots([[12, 5]], style),
+  };
+
+  /* A legend entry: what the mark looks like, and its name. */
+  const key = (style) => {
+    const axis = { axis: null, type: "identity" };
+    const swatch = Plot.plot({ width: 24, height: 10, margin: 0, x: axis, y: axis, marks: [swatches[style.kind](style)] });
+    swatch.setAttribute("aria-hidden", true);
+    return element("li", {}, swatch, style.name);
+  };
 
   class Explorer {
     constructor(root) {
@@ -99,8 +96,7 @@
     }
 
     draw() {
-      const [axes, series, words] = this.data.pictures[this.state().join()];
-      const { x, y } = this.data.axes[axes];
+      const [x, y, series, words] = this.data.pictures[this.state().join()];
       const column = ([row, length]) => this.data.columns[row].slice(0, length);
       const drawn = series.map(([style, ...columns]) => [this.data.styles[style], columns.map(column)]);
       this.width = this.holder.clientWidth;
@@ -111,8 +107,8 @@
         marginBottom: 40,
         marginTop: 30,
         style: { background: "none", color: "inherit", fontSize: "13px", overflow: "visible" },
-        x: axisOptions(x),
-        y: axisOptions(y),
+        x: axisOptions(this.data.axes[x]),
+        y: axisOptions(this.data.axes[y]),
         marks: drawn.map(([style, columns]) => marks(style, columns)),
       });
       picture.setAttribute("role", "img");

@@ -158,7 +158,7 @@ class Executor:
             print(line, flush=True)
 
     def _environment(self) -> dict[str, str]:
-        """For papermill and the kernel it starts: this checkout's package, this environment's kernel, calm threads."""
+        """For papermill and the kernel it starts: this checkout's package and kernel, calm threads."""
         threads = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
         return {
             **os.environ,
@@ -166,6 +166,7 @@ class Executor:
             "JUPYTER_PREFER_ENV_PATH": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TQDM_DISABLE": "1",  # a reader sees the bars move, a page could only show where they stopped
             **threads,
         }
 

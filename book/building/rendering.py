@@ -54,6 +54,7 @@ class Renderer:
         staging = self._stage(executed)
         key = self._key(staging)
         if self.index.is_file() and self._made_from.is_file() and self._made_from.read_text() == key:
+            shutil.rmtree(self._work)
             return False
         print("pages: rendering", flush=True)
         html = self._jupyter_book(staging)

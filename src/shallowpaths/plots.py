@@ -45,6 +45,7 @@ _RELATIVES = {
     "plain": "unnormalized",
     "plain-batchnorm": "batchnorm",
 }
+_LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
 _MARKERS = dict(zip(NAMES, itertools.cycle("osD^vP*Xph<>d"), strict=False))
 _THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"}}
 _CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
@@ -235,28 +236,23 @@ def training_curves(
 
     def draw() -> Figure:
         figure, axes = _axes(1)
-        top = max([p[quantity] for r in runs for p in r.curve] + [guessing or 0])
+        top, crosses = max([p[quantity] for r in runs for p in r.curve] + [guessing or 0]), 0
         for (name,), group in group_by(runs, "recipe").items():
             for i, run in enumerate(group):
-                style = style_of(name) | {"markersize": 4.5}
+                style = style_of(name) | {"markersize": 4.5, "linestyle": _LINES.get(name, "-")}
                 epochs, values = [p["epoch"] for p in run.curve], [p[quantity] for p in run.curve]
                 label = name if i == 0 else None
                 if run.outcome == "diverged":
                     label = f"{name}: diverged at step {run.diverged_step}" if i == 0 else None
-                    style |= {
-                        "marker": "x",
-                        "markersize": 9,
-                        "markeredgewidth": 2,
-                        "linestyle": "-" if epochs else "none",
-                        "clip_on": False,
-                    }
+                    crosses += 1  # each smaller than the last, so that crosses on one spot can be told apart
+                    style |= _CROSS | {"markersize": 5 + 8 / crosses, "linestyle": "-" if epochs else "none"}
                     epochs, values = [*epochs, len(epochs) + 1], [*values, top]
                 axes.plot(epochs, values, **style, label=label)
         if guessing is not None:
             axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
         axes.set(xlabel="epoch", ylabel=_words(quantity))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        _legend_beside(axes)
         return figure
 
     ends = "; ".join(
@@ -286,7 +282,8 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
             mine = sorted((depth, point) for (recipe, depth), point in points.items() if recipe == name)
             trained = [(d, 100 * p.accuracy, 100 * (p.accuracy_std or 0)) for d, p in mine if p.accuracy is not None]
             if trained:
-                axes.errorbar(*zip(*trained, strict=True), **style_of(name), label=name, capsize=3)
+                x, y, spread = zip(*trained, strict=True)
+                axes.errorbar(x, y, spread if any(spread) else None, **style_of(name), label=name, capsize=3)
             failed = [d for d, p in mine if p.accuracy is None]
             label = f"{name}: diverged" if failed else None
             axes.plot(failed, [10] * len(failed), **style_of(name) | _CROSS, linestyle="none", label=label)
@@ -423,6 +420,36 @@ def share_by_blocks(
         for name, s in measured.items()
     )
     return BookFigure(draw, f"Branch share by number of blocks: {said}.")
+
+
+def alphas_by_block(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]) -> BookFigure:
+    """SkipInit's scalars after training against the block, with the line they started on and the border 1/sqrt(d).
+
+    Args:
+        start, end: by recipe, the scalars before and after training, of shape [d].
+    """
+    border = {len(alphas) ** -0.5 for alphas in end.values()}
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        for name, alphas in end.items():
+            block = np.arange(1, len(alphas) + 1)
+            axes.plot(
+                block, alphas, **style_of(name), linestyle="none", markersize=4.5, label=f"{name}: after training"
+            )
+            axes.plot(block, start[name], color=style_of(name)["color"], linestyle=":", label=f"{name}: start")
+        for i, side in enumerate(side * value for value in border for side in (1, -1)):
+            _predict(axes, block, np.full(len(block), side), label=r"$\pm 1/\sqrt{d}$" if i == 0 else None)
+        axes.set(xlabel="block $l$", ylabel=r"$\alpha_l$")
+        _legend_beside(axes)
+        return figure
+
+    said = "; ".join(
+        f"{name} from {start[name].min():.3g} to between {a.min():.3g} and {a.max():.3g}, "
+        f"root mean square {np.sqrt(np.mean(a**2)):.3g}"
+        for name, a in end.items()
+    )
+    return BookFigure(draw, f"SkipInit's scalars by block, before and after training: {said}.")
 
 
 def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:

@@ -120,7 +120,7 @@ class Explorer:
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON. What states share is there once.
 
-        A picture is [axes, series, words], a series [style, column, column, ...], a column [number, length]: the
+        A picture is [x axis, y axis, series, words], a series [style, column, column, ...], a column [number, length]: the
         first `length` entries of that row of "columns".
         """
         pictures = {self._key(state): self.picture(**state) for state in self.states()}
@@ -130,7 +130,7 @@ class Explorer:
         axes, styles = _Distinct(), _Distinct()
         packed = {
             key: [
-                axes.number(p.axes),
+                *(axes.number(axis.packed) for axis in p.axes.values()),
                 [[styles.number(s.style), *(columns.place(_short(getattr(s, c))) for c in s.columns)] for s in p.series],
                 p.words,
             ]

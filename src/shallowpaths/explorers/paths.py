@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from shallowpaths import theory
 from shallowpaths.explorers.explorer import Explorer, menu
-from shallowpaths.explorers.pictures import Picture, Series
+from shallowpaths.explorers.pictures import Picture, Series, spoken
 from shallowpaths.explorers.signals import (
     ACTIVATION_WORDS,
     ALPHAS,
@@ -73,16 +73,16 @@ def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], s
     shares = theory.path_length_distribution(probability)
     mean, blocks = theory.mean_path_length(probability), len(probability)
     lengths = _lengths(shares)
-    mean_line = Series("mean", f"mean length {mean:.3g}", [mean], recipe=recipe)
+    mean_line = Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)
     series = [mean_line, Series("theory", "predicted", lengths, shares[lengths])]
-    words = f"{said}. Mean path length predicted {mean:.3g} of {blocks}"
+    words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
     for number, row in enumerate(measured):
         seen = lengths[lengths < len(row)]
         name = f"measured, {recipe}" if number == 0 else ""
         series.append(Series("measured", name, seen, row[seen], recipe=recipe))
     if measured:
         means = [float(np.arange(len(row)) @ row / row.sum()) for row in measured]
-        words += f", measured {' and '.join(f'{m:.3g}' for m in means[:3])}"
+        words += f", measured {' and '.join(spoken(m) for m in means[:3])}"
     low, high = _middle(shares)
     words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
     limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))

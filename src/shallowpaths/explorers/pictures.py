@@ -3,15 +3,17 @@
 import html
 import io
 import itertools
+import math
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from shallowpaths.plots import style_of
@@ -86,17 +88,15 @@ class Picture:
     words: str
     log_x: bool = False
     log_y: bool = False
-    x_limits: tuple[float, float] | None = field(default=None)
+    x_limits: tuple[float, float] | None = None
 
     @property
-    def axes(self) -> dict[str, Any]:
-        """Labels, kinds and limits of both axes."""
+    def axes(self) -> dict[str, "Axis"]:
+        """The two axes, "x" and "y"."""
         points = [s for s in self.series if s.kind in ("theory", "measured")]
-        x = self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)
-        y = _limits([s.y for s in points], self.log_y, room=0.06)
         return {
-            "x": {"label": self.x_label, "log": self.log_x, "limits": x},
-            "y": {"label": self.y_label, "log": self.log_y, "limits": y},
+            "x": Axis(self.x_label, self.log_x, self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)),
+            "y": Axis(self.y_label, self.log_y, _limits([s.y for s in points], self.log_y, room=0.06)),
         }
 
     def svg(self) -> str:
@@ -110,14 +110,52 @@ class Picture:
             for series in self.series:
                 _draw(axes, series)
             for name, axis in self.axes.items():
-                axes.set(**{f"{name}scale": "log" if axis["log"] else "linear", f"{name}lim": axis["limits"]})
-                axes.set(**{f"{name}label": axis["label"]})
-            axes.minorticks_off()  # each would be drawn, and they are many on a logarithmic axis
+                _set_axis(axes, name, axis)
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
-            axes.legend(frameon=False, fontsize=9.5)
+            axes.legend(frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.words)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its label, whether it is logarithmic, from where to where it goes."""
+
+    label: str
+    log: bool
+    limits: tuple[float, float]
+
+    @property
+    def ticks(self) -> list[float]:
+        """At powers of ten, eight of them at most, or at 1, 2 and 5 times these where they are few; round numbers if linear."""
+        low, high = self.limits
+        if not self.log:
+            return [float(f"{tick:.6g}") for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        step = math.ceil(len(decades) / 8)
+        powers = [float(f"1e{decade}") for decade in decades if decade % step == 0 and decade <= 308]
+        powers = [tick for tick in powers if 0.999 * low <= tick <= 1.001 * high]
+        if len(powers) > 2:
+            return powers
+        fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+        return [tick for tick in fine if 0.999 * low <= tick <= 1.001 * high] or [low, high]
+
+    @property
+    def packed(self) -> dict[str, Any]:
+        """What the book's script draws it from."""
+        ticks = self.ticks
+        return {"label": self.label, "log": self.log, "limits": self.limits, "ticks": ticks, "words": list(map(spoken, ticks))}
+
+
+def spoken(value: float, digits: int = 3) -> str:
+    """A number for readers: "0.25", "1500", "3.2·10¹⁸"."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{float(f'{value:.{digits}g}'):g}"
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    mantissa = f"{float(mantissa):g}"
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
 
 
 def thin(blocks: int, dense: int = 16, per_octave: int = 9) -> np.ndarray:
@@ -156,6 +194,14 @@ def _draw(axes: Axes, series: Series) -> None:
     else:
         for x in series.x:
             axes.axvline(x, color=style.get("color", _INK), linestyle="--", linewidth=1.6, label=series.name)
+
+
+def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
+    axes.set(**{f"{name}scale": "log" if axis.log else "linear", f"{name}lim": axis.limits, f"{name}label": axis.label})
+    drawn = axes.xaxis if name == "x" else axes.yaxis
+    drawn.set_major_locator(FixedLocator(axis.ticks))
+    drawn.set_major_formatter(FixedFormatter(list(map(spoken, axis.ticks))))
+    drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
 
 
 def _inline(svg: str, words: str) -> str:

@@ -1,6 +1,7 @@
 """Explorers of the signal: variance, branch share and batch normalization's downscaling, block by block."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from shallowpaths import theory
 from shallowpaths.explorers.explorer import Control, Explorer, menu, slider
-from shallowpaths.explorers.pictures import Picture, Series, thin
+from shallowpaths.explorers.pictures import Picture, Series, spoken, thin
 from shallowpaths.measure import SignalStatistics, signal_statistics
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
@@ -226,8 +227,11 @@ def _series(
 
 def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
     """The numbers of a picture: both ends of prediction and measurement."""
-    ends = [f"{values[0]:.3g} at block 1 to {values[-1]:.3g}" for values in (line, seen) if values is not None]
+    ends = [f"{spoken(values[0])} at block 1 to {spoken(values[-1])}" for values in (line, seen) if values is not None]
     words = f"{quantity.replace('_', ' ').capitalize()}: predicted {ends[0]} at block {len(line)}"
+    if quantity == "downscaling":
+        middle, root = line[(len(line) - 1) // 2], math.sqrt(len(line))
+        words += f", {spoken(middle)} in the middle, where √d is {spoken(root)}"
     if seen is None:
         return f"{words}; not measured at this depth."
     last = "" if len(seen) == len(line) else ", the last one measured"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from shallowpaths.measure.correlations import cosines
 from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
 from shallowpaths.networks import ResidualBlock
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ def gradient_statistics(
         loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
         return loss, torch.ones_like(loss)
 
-    _, gradients = _pull_back(network, inputs, start, training)
-    moments = [float(g.double().square().mean()) for g in gradients]
-    values = [g[0].numel() for g in gradients]
+    def look(gradient: Tensor) -> tuple[float, int]:
+        return float(gradient.double().square().mean()), gradient[0].numel()
+
+    _, gradients = _pull_back(network, inputs, start, look, training)
+    moments, values = zip(*gradients, strict=True)
     return GradientStatistics(np.array(moments[:-1]), np.array(values[:-1]), moments[-1], values[-1])
 
 
@@ -133,28 +138,31 @@ def gradient_correlation(
         return last, _random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
 
     together = inputs if neighbours is None else torch.cat([inputs, neighbours])
-    signals, gradients = _pull_back(network, together, start, training, pair if neighbours is None else None)
-    return GradientCorrelation(*(np.array([_pair_cosine(x) for x in many[:-1]]) for many in (signals, gradients)))
+    at_first_block = pair if neighbours is None else None
+    signals, gradients = _pull_back(network, together, start, _pair_cosine, training, at_first_block)
+    return GradientCorrelation(np.array(signals[:-1]), np.array(gradients[:-1]))
 
 
 def _pull_back(
     network: nn.Module,
     inputs: Tensor,
     start: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    look: Callable[[Tensor], Seen],
     training: bool,
     at_first_block: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Signals, and gradients, at the input of every block and at the last block's output: d + 1 of each.
+) -> tuple[list[Seen], list[Seen]]:
+    """What `look` sees in signals, and in gradients, at each block's input and at the last one's output: d + 1 of each.
 
     `start` is given the last block's output and the network's, and says what the gradient is taken of, and times what.
     """
     blocks = residual_blocks(network)
-    signals: list[Tensor] = []
-    gradients: list[Tensor] = []
+    signals: list[Seen] = []
+    gradients: list[Seen] = []
 
     def seen(x: Tensor) -> None:
-        signals.append(x.detach().clone())  # an activation in place may change x
-        x.register_hook(lambda gradient: gradients.append(gradient.detach()))
+        signals.append(look(x.detach()))
+        # a hook sees the gradient of x as it is now, also when an activation changes x in place later
+        x.register_hook(lambda gradient: gradients.append(look(gradient)))
 
     def begin(_block: ResidualBlock, arguments: tuple[Tensor]) -> tuple[Tensor]:
         x = arguments[0] if at_first_block is None else at_first_block(arguments[0])

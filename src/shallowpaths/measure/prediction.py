@@ -5,15 +5,19 @@ from shallowpaths.networks import ResidualBlock, ResidualNetwork
 
 
 def predicted_signal(
-    network: ResidualNetwork, correlation: float = 0.0, image_size: int | None = None
+    network: ResidualNetwork,
+    correlation: float = 0.0,
+    image_size: int | None = None,
+    pair_correlation: float | None = None,
 ) -> theory.Signal:
-    """What theory says of this network at initialization, block by block: the line to draw beside `signal_statistics`.
+    """What theory says of this network at initialization, block by block: the line to draw beside any measurement.
 
     Args:
         network: as built, its recipe unchanged.
         correlation: between any two of the inputs as they leave the input layer; 0 for centred, independent inputs.
         image_size: height of the images, for a convolutional network: zero padding takes a part of the signal at
             each border, and the smaller the image the larger the part. None predicts for images without borders.
+        pair_correlation: between the two inputs of a pair, for `gradient_correlation`; None takes any two inputs.
     """
     recipe, blocks = network.recipe, list(network.blocks)
     projections = [number for number, block in enumerate(blocks, start=1) if block.shortcut is not None]
@@ -29,6 +33,7 @@ def predicted_signal(
         activation=network.activation,
         layers_per_block=len(blocks[0].layers),
         correlation=correlation,
+        pair_correlation=pair_correlation,
         projections=projections,
         layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size),
     )

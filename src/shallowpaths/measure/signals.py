@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from shallowpaths.measure.guard import check_inputs, left_as_found, residual_additions
 from shallowpaths.networks import ResidualAddition
 
-
 _PART = 2**18  # a float32 dot product of more numbers than this loses digits
 
 
@@ -81,10 +80,8 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
 
     def look(module: ResidualAddition, arguments: tuple[Tensor, Tensor], output: Tensor) -> None:
         skip, branch = arguments
-        if not module.skip_path:
-            entering = (skip.new_zeros(()), skip.new_zeros(()))
-        else:
-            entering = last.statistics_of(skip) or channel_moments(skip)
+        nothing = (skip.new_zeros(()), skip.new_zeros(()))
+        entering = (last.statistics_of(skip) or channel_moments(skip)) if module.skip_path else nothing
         leaving = channel_moments(output)
         last.set(output, leaving)
         taken.append(
