@@ -13,7 +13,7 @@ from building.rendering import Renderer
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-SEEDS = (1, 2)
+SEEDS = (0, 1)  # the first is the one that `make book` runs, so that it is run once for both
 RUNS = [(path, seed) for seed in SEEDS for path in NOTEBOOKS]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
