@@ -1,4 +1,4 @@
-# Two commands: `make book` and `make test`. Both make the environment when it is not there.
+# Three commands: `make book`, `make test` and `make bench`. All make the environment when it is not there.
 # Options: PROFILE=quick|gpu|paper  SEED=0  CHAPTERS="1 4"  (for `make book`)
 
 SHELL := /bin/sh
@@ -11,7 +11,7 @@ CHAPTERS ?=
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$python; break; }; done)
 
-.PHONY: help environment book test lint stamp clean
+.PHONY: help environment book test bench lint stamp clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +23,9 @@ book: environment  ## execute the chapters and render the book; prints the path 
 test: environment lint  ## lint everything, then run all tests, the fast ones first
 	@$(BIN)/python -m pytest -m "not slow"
 	@$(BIN)/python -m pytest -m slow
+
+bench: environment  ## measure what the package's own work costs; writes _build/bench.json
+	@$(BIN)/shallowpaths bench --output _build/bench.json
 
 lint: environment  ## ruff on package, book, tests and notebooks; the floors of the package; the workflows
 	@$(BIN)/ruff check --quiet .

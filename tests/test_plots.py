@@ -6,10 +6,11 @@ import torch
 from matplotlib.colors import to_rgb
 
 from shallowpaths import plots
-from shallowpaths.measure import predicted_signal, signal_statistics
+from shallowpaths.measure import path_spectrum, predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.recipes import NAMES
 from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.theory import path_length_distribution
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,44 @@ def test_a_diverged_run_is_said_and_drawn():
     figure = plots.training_curves(runs(rates=(0.05,), sizes=(16,), depths=(100,)), guessing=2.3)
     assert "diverged at step 1" in figure.alt
     assert any("diverged" in label for label, _ in line_data(figure.light.axes[0]))
+
+
+@pytest.fixture(scope="module")
+def spectra():
+    network = ResidualMLP(16, 32, "batchnorm", inputs=32)
+    measured = [
+        path_spectrum(network, torch.randn(32, 32, generator=torch.Generator().manual_seed(s))) for s in range(2)
+    ]
+    return measured, path_length_distribution(predicted_signal(network).path_probability)
+
+
+def test_path_lengths_are_drawn_measured_and_predicted_one_panel_a_name(spectra):
+    measured, predicted = spectra
+    names = ("batchnorm", "batchnorm, again")
+    figure = plots.path_lengths({n: [s.shares for s in measured] for n in names}, dict.fromkeys(names, predicted))
+    assert [axes.get_title().partition(":")[0] for axes in figure.light.axes] == list(names)
+    for axes in figure.light.axes:
+        drawn = [y for _, y in line_data(axes)]
+        for shares in (*(s.shares for s in measured), predicted):
+            assert any(np.array_equal(y, shares) for y in drawn)
+    mean = np.mean([s.mean_length for s in measured])
+    assert f"batchnorm measured {mean:.3g}, predicted {np.arange(len(predicted)) @ predicted:.3g}" in figure.alt
+
+
+def test_the_panel_of_path_lengths_shows_the_lengths_that_carry_the_signal():
+    shares = np.zeros(101)
+    shares[40:61] = 1 / 21
+    figure = plots.path_lengths({"unnormalized": [shares]}, {"unnormalized": shares})
+    assert figure.light.axes[0].get_xlim() == (38.5, 61.5)
+
+
+def test_mean_path_length_by_blocks_shows_every_network_and_says_the_mean():
+    measured = {"batchnorm": {6: [1.5, 1.7], 12: [2.1]}, "batchnorm, linear": {6: [1.4]}}
+    predicted = {name: {6: 1.6, 9: 1.9, 12: 2.2} for name in measured}
+    figure = plots.path_length_by_blocks(measured, predicted)
+    drawn = dict(line_data(figure.light.axes[0]))
+    assert drawn["batchnorm"].tolist() == [1.5, 1.7, 2.1]
+    assert drawn["predicted"].tolist() == [1.6, 1.9, 2.2]
+    markers = {line.get_label(): line.get_marker() for line in figure.light.axes[0].get_lines()}
+    assert markers["batchnorm"] != markers["batchnorm, linear"]
+    assert "batchnorm 1.6 (predicted 1.6) at 6 blocks, 2.1 (predicted 2.2) at 12 blocks" in figure.alt

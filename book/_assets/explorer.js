@@ -23,7 +23,7 @@
     label,
     labelArrow: "none",
     ticks,
-    tickFormat: (_, i) => words[i],
+    tickFormat: (tick) => words[ticks.indexOf(tick)],
     grid: true,
   });
 
@@ -71,7 +71,7 @@
     }
 
     control({ label, kind, labels, start }) {
-      const shown = element("output", { className: "explorer-value" });
+      const shown = element("span", { className: "explorer-value" }); // an <output> would take the label for itself
       const input =
         kind === "slider"
           ? element("input", { type: "range", min: 0, max: labels.length - 1, step: 1, value: start })
@@ -89,8 +89,8 @@
         const plays = Object.entries(only).every(([other, values]) => values.includes(chosen[other]));
         const { input, shown } = this.inputs[i];
         input.disabled = !plays;
-        shown.value = plays ? labels[chosen[i]] : "–";
-        input.ariaValueText = shown.value;
+        shown.textContent = plays ? labels[chosen[i]] : "–";
+        input.ariaValueText = shown.textContent;
         return plays ? chosen[i] : start;
       });
     }

@@ -23,6 +23,7 @@ from building.stamping import address, launch_settings
 
 JUPYTER_BOOK = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 STRICT = ["-W", "-n", "--keep-going", "--all"]  # warnings and broken references are errors
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Renderer:
         for page in [*(self.root / "book").glob("*.md"), *(self.root / "book").glob("*.bib")]:
             shutil.copyfile(page, staging / "book" / page.name)
         for page in executed:
-            nbformat.write(without_claim_data(nbformat.read(page, as_version=4)), staging / "book" / page.name)
+            notebook = without_live_views(without_claim_data(nbformat.read(page, as_version=4)))
+            nbformat.write(notebook, staging / "book" / page.name)
         shutil.copyfile(self.root / "_toc.yml", staging / "_toc.yml")
         (staging / "_config.yml").write_text(yaml.safe_dump(self.settings(), sort_keys=False))
         return staging
@@ -116,6 +118,20 @@ def without_claim_data(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(CLAIM, None)
+    return notebook
+
+
+def without_live_views(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without the widgets of outputs that bring HTML of their own, as explorers do.
+
+    Where no widget is left their saved state goes too, and with it the 2 MB of script that a page with widgets loads.
+    """
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    for data in outputs:
+        if "text/html" in data:
+            data.pop(WIDGET, None)
+    if not any(WIDGET in data for data in outputs):
+        notebook.metadata.pop("widgets", None)
     return notebook
 
 

@@ -1,6 +1,6 @@
-"""The two scripts that the pages need, fetched once at exact versions, checked, and served from the book itself.
+"""The scripts that the pages need, fetched once at exact versions, checked, and served from the book itself.
 
-Neither is committed. The tarballs stay in `_build/vendor`; their SHA-256 is checked on every build, not only when
+None is committed. The tarballs stay in `_build/vendor`; their SHA-256 is checked on every build, not only when
 they are fetched.
 """
 
@@ -52,6 +52,11 @@ def _place_widgets(path: PurePosixPath) -> str | None:
     return path.name.replace("embed.js", "widgets-embed.js") if path.parts[0] == "dist" and wanted else None
 
 
+def _place_one(script: str, licence: str) -> Callable[[PurePosixPath], str | None]:
+    """One script and its licence, beside each other."""
+    return lambda path: {script: PurePosixPath(script).name, "LICENSE": licence}.get(str(path))
+
+
 SCRIPTS = (
     Script("mathjax", "3.2.2", "1b9c0a1c44df864e915690558e72adb9cc5203360daefd385084ced3b6c64c09", _place_mathjax),
     Script(
@@ -59,6 +64,19 @@ SCRIPTS = (
         "1.0.15",
         "2b9d65cb7913e1c7d671757a10008b32c9c2448d4429513371e55c07d6107638",
         _place_widgets,
+    ),
+    # These two draw the explorers; `_assets/explorer.js` loads them on the pages that have one.
+    Script(
+        "d3",
+        "7.9.0",
+        "7e36605710a2ba54846797c8c6d888911341b215ae53257dc32a49a0b824355e",
+        _place_one("dist/d3.min.js", "d3-LICENSE"),
+    ),
+    Script(
+        "@observablehq/plot",
+        "0.6.17",
+        "4dcc9f7afd10caee8b2283c0075a5765610cfbbf6d7d93cdb153b3b5d3501afc",
+        _place_one("dist/plot.umd.min.js", "plot-LICENSE"),
     ),
 )
 

@@ -122,3 +122,24 @@ def list_recipes() -> None:
         differs = {k: v for k, v in dataclasses.asdict(recipe).items() if k != "name" and v != default[k]}
         rows.append((name, ", ".join(f"{k} = {v}" for k, v in differs.items())))
     click.echo(tabulate(rows, headers=("recipe", "what it sets")))
+
+
+@main.command("bench")
+@click.option("--device", type=click.Choice(runs.DEVICES), default="auto", help="Where to measure.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("_build/bench.json"),
+    help="Write the rows to this file, as a list in JSON.",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Measure this row only; may be given several times.")
+def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
+    """Measure what the package's own work costs, row by row, against its targets."""
+    from shallowpaths import bench  # imports torch, which --help and mistakes need not wait for
+
+    results = bench.run(only, device)
+    bench.write(results, output)
+    rows = [
+        (r.name, r.device, f"{r.value:.3f}", f"{r.target:g}", "yes" if r.holds else "no", r.detail) for r in results
+    ]
+    click.echo(tabulate(rows, headers=("row", "device", "value", "at most", "holds", "detail"), disable_numparse=True))

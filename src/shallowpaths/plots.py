@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from shallowpaths.measure import SignalStatistics
 from shallowpaths.recipes import NAMES
@@ -311,6 +312,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
     runs = list(records)
     sizes = sorted({getattr(r.config, panels) for r in runs})
     word = _words(panels).removesuffix(" size")
+    first = runs[0].config.recipe
 
     def draw() -> Figure:
         figure, side_by_side = _axes(len(sizes))
@@ -324,12 +326,13 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
                 good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
                 axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
                 failed = [rate for rate in by_rate if rate not in good]
-                axes.plot(failed, [guessing] * len(failed), **style_of(name) | {"marker": "x"}, linestyle="none")
+                size_now = 9 if name == first else 6  # crosses on one spot can be told apart
+                cross = _CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
+                axes.plot(failed, [guessing] * len(failed), **style_of(name) | cross)
             axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":")
-            axes.set(yscale="log", xlabel="effective rate", title=f"{word} {size}")
+            axes.set(xlabel="effective rate", title=f"{word} {size}")
             axes.set_xscale("log", base=2)
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            _plain_log_ticks(axes)
         np.atleast_1d(side_by_side)[0].set_ylabel("final training loss")
         np.atleast_1d(side_by_side)[0].legend()
         return figure
@@ -363,7 +366,7 @@ def rate_by_batch_size(
             mine = {size: b for (recipe, size), b in best.items() if recipe == name}
             style = style_of(name)
             chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
-            axes.plot(list(chosen), [b.effective_rate for b in chosen.values()], **style, label=f"{name}: best")
+            axes.plot(list(chosen), [b.between_rates for b in chosen.values()], **style, label=f"{name}: best")
             stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
             axes.plot(
                 list(stable),
@@ -472,17 +475,18 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
     dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(("-", "--", "-.", ":")), strict=False))
 
     def draw() -> Figure:
-        figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
-        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(1.4 + 4.0 * len(names), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             for (_, size), by_rate in ((key, value) for key, value in losses.items() if key[0] == name):
                 good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
                 style = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
                 axes.plot(list(good), list(good.values()), **style)
-            axes.set(yscale="log", xlabel="effective rate / batch size", title=name)
+            axes.set(xlabel="effective rate / batch size", title=name)
             axes.set_xscale("log", base=2)
-            axes.legend(handlelength=3.5)
+            _plain_log_ticks(axes)
         panels[0].set_ylabel("final training loss")
+        panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
         return figure
 
     said = "; ".join(
@@ -491,6 +495,81 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
         for (name, size), by_rate in losses.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
+
+
+def path_lengths(
+    measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray], *, columns: int = 3
+) -> BookFigure:
+    """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
+
+    Args:
+        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by recipe. What follows a
+            comma in a name, as in "batchnorm, linear", tells several groups of one recipe apart.
+        predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
+        columns: panels side by side.
+    """
+    means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
+
+    def draw() -> Figure:
+        rows = -(-len(measured) // columns)
+        figure = Figure(figsize=(3.0 * min(columns, len(measured)), 2.9 * rows), layout="constrained")
+        panels = figure.subplots(rows, min(columns, len(measured)), squeeze=False).ravel()
+        for axes, (name, networks) in zip(panels, measured.items(), strict=False):
+            marks = style_of(name.partition(",")[0]) | {"linestyle": "none", "markersize": 4}
+            for number, shares in enumerate(networks):
+                axes.plot(np.arange(len(shares)), shares, **marks, label=None if number else "measured")
+            _predict(axes, np.arange(len(predicted[name])), predicted[name], label="predicted")
+            axes.set(xlim=_where_it_matters([predicted[name], *networks]), xlabel="branches taken")
+            axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        for axes in panels[len(measured) :]:
+            axes.set_axis_off()
+        panels[0].set_ylabel("share of the signal")
+        panels[0].legend()
+        return figure
+
+    said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
+    return BookFigure(draw, f"Share of the signal by path length. Mean length: {said}.")
+
+
+def path_length_by_blocks(
+    measured: Mapping[str, Mapping[int, Sequence[float]]], predicted: Mapping[str, Mapping[int, float]]
+) -> BookFigure:
+    """The mean path length against the number of blocks, on logarithmic axes: one mark a network, one line a prediction.
+
+    Args:
+        measured: mean lengths, one a network, by number of blocks and by recipe; names as in `path_lengths`.
+        predicted: by the same names, the mean length for as many numbers of blocks as the line needs.
+    """
+
+    def draw() -> Figure:
+        figure, axes = _axes(1)
+        before: list[str] = []
+        for name, by_blocks in measured.items():
+            recipe = name.partition(",")[0]
+            others = {"markerfacecolor": "none", "marker": "^v<>"[before.count(recipe) % 4 - 1]}
+            style = style_of(recipe) | (others if recipe in before else {})
+            before.append(recipe)
+            points = [(blocks, value) for blocks, values in by_blocks.items() for value in values]
+            axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none", "markersize": 6}, label=name)
+        for i, line in enumerate(predicted.values()):
+            _predict(axes, list(line), list(line.values()), label="predicted" if i == 0 else None)
+        blocks = sorted({d for by_blocks in measured.values() for d in by_blocks})
+        axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel="mean path length")
+        axes.set_xticks(blocks, [str(d) for d in blocks])
+        axes.minorticks_off()
+        _plain_log_ticks(axes)
+        _legend_beside(axes)
+        return figure
+
+    said = "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{np.mean(v):.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, v in by_blocks.items()
+        )
+        for name, by_blocks in measured.items()
+    )
+    return BookFigure(draw, f"Mean path length by number of blocks: {said}.")
 
 
 _LABELS = {
@@ -537,6 +616,14 @@ def _predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None,
     axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
 
 
+def _plain_log_ticks(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _legend_beside(axes: Axes) -> None:
     """A legend on the right of the axes, where it covers no data."""
     axes.figure.set_size_inches(8.0, 4.0)
@@ -575,6 +662,17 @@ def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, 
         for name, rows in measured.items()
     )
     return f"From first block to last: {said}"
+
+
+def _mean_length(spectra: Sequence[np.ndarray]) -> float:
+    """Mean path length of some spectra's average; shares that were cut off at the end are left out."""
+    return float(np.mean([np.arange(len(shares)) @ shares / np.sum(shares) for shares in spectra]))
+
+
+def _where_it_matters(spectra: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The lengths at which a spectrum has more than a hundredth of its largest share, with room beside them."""
+    carrying = np.concatenate([np.flatnonzero(shares > 0.01 * np.max(shares)) for shares in spectra])
+    return max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)
 
 
 def _as_list(value: SignalStatistics | Sequence[SignalStatistics]) -> list[SignalStatistics]:

@@ -60,9 +60,8 @@ def slider(
     """A slider over given numbers; see Control."""
     values = tuple(values)
     labels = tuple(f"{value:g}" for value in values)
-    return Control(
-        name, label, "slider", values, labels, values[0] if start is None else start, only or {}, tuple(finer)
-    )
+    first = next(iter(values), None) if start is None else start
+    return Control(name, label, "slider", values, labels, first, only or {}, tuple(finer))
 
 
 def menu(name: str, label: str, choices: Mapping[str, str] | Iterable[str], start: str | None = None) -> Control:
@@ -124,14 +123,15 @@ class Explorer:
         first `length` entries of that row of "columns".
         """
         pictures = {self._key(state): self.picture(**state) for state in self.states()}
-        columns = _Columns(
-            _short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns
-        )
+        columns = _Columns(_short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns)
         axes, styles = _Distinct(), _Distinct()
         packed = {
             key: [
                 *(axes.number(axis.packed) for axis in p.axes.values()),
-                [[styles.number(s.style), *(columns.place(_short(getattr(s, c))) for c in s.columns)] for s in p.series],
+                [
+                    [styles.number(s.style), *(columns.place(_short(getattr(s, c))) for c in s.columns)]
+                    for s in p.series
+                ],
                 p.words,
             ]
             for key, p in pictures.items()

@@ -66,6 +66,8 @@ def _spectra(value: ArrayLike | Sequence[ArrayLike], key: tuple[str, str, int]) 
         raise ValueError(
             f"the path spectrum of {key} has shape {rows.shape}; d blocks have lengths 0 to d, at most {key[2] + 1}"
         )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"the path spectrum of {key} has shares that are not finite")
     return list(rows)
 
 
@@ -86,7 +88,9 @@ def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], s
     low, high = _middle(shares)
     words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
     limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
-    return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
+    return Picture(
+        "length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits
+    )
 
 
 def _lengths(shares: np.ndarray) -> np.ndarray:

@@ -145,7 +145,13 @@ class Axis:
     def packed(self) -> dict[str, Any]:
         """What the book's script draws it from."""
         ticks = self.ticks
-        return {"label": self.label, "log": self.log, "limits": self.limits, "ticks": ticks, "words": list(map(spoken, ticks))}
+        return {
+            "label": self.label,
+            "log": self.log,
+            "limits": self.limits,
+            "ticks": ticks,
+            "words": list(map(spoken, ticks)),
+        }
 
 
 def spoken(value: float, digits: int = 3) -> str:
@@ -190,7 +196,7 @@ def _draw(axes: Axes, series: Series) -> None:
     elif series.kind == "band":
         axes.fill_between(series.x, series.y, series.top, color=_INK, alpha=0.15, linewidth=0, label=series.name)
     elif series.kind == "measured":
-        axes.plot(series.x, series.y, **style, linestyle="none", markersize=4.5, label=series.name)
+        axes.plot(series.x, series.y, **style, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
     else:
         for x in series.x:
             axes.axvline(x, color=style.get("color", _INK), linestyle="--", linewidth=1.6, label=series.name)

@@ -53,6 +53,9 @@ def signal_explorer(
         seed: of the networks' weights and of the inputs.
         start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
     """
+    for quantity in quantities:
+        if quantity not in QUANTITIES:
+            raise ValueError(f"quantity {quantity!r} is unknown: choose from {', '.join(QUANTITIES)}")
     given = dict(start or {})
     controls = [
         menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}, given.pop("quantity", None)),
@@ -73,7 +76,9 @@ def signal_explorer(
         said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks of width {width}"
         words = f"{said}. {_words(quantity, line, seen)}"
         log_x = chosen.normalizes_branch or quantity == "branch_share"
-        return Picture("block l", QUANTITIES[quantity], _series(recipe, line, band, seen), words, log_x, bool(np.all(line > 0)))
+        return Picture(
+            "block l", QUANTITIES[quantity], _series(recipe, line, band, seen), words, log_x, bool(np.all(line > 0))
+        )
 
     return Explorer(title, controls, compute)
 
@@ -95,6 +100,8 @@ def recipe_controls(
     """A menu of recipes, alpha where SkipInit is among them, and the number of blocks; takes their values from `start`."""
     for name in recipes:
         get_recipe(name)
+    if not np.isfinite(alphas).all():
+        raise ValueError(f"alphas are {tuple(alphas)}: an alpha that is nan or infinite cannot be")
     chosen = [menu("recipe", "recipe", recipes, start.pop("recipe", None))]
     if "skipinit" in recipes:
         only = {"recipe": ("skipinit",)}

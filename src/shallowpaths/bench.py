@@ -1,0 +1,166 @@
+"""What the package's own work costs, each row against its target. `make bench` runs all rows.
+
+A row is a function of a device that returns a number and says how it came about. To add one, write it and list it in
+ROWS.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from shallowpaths.devices import device_name, resolve_device
+from shallowpaths.measure import signal_statistics
+from shallowpaths.networks import WideResNet
+from shallowpaths.runs import one_of
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to measure: its name, the function that does it, and the value that it may reach at most."""
+
+    name: str
+    measure: Callable[[torch.device], tuple[float, str]]
+    at_most: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a row came to; a line of bench.json."""
+
+    name: str
+    device: str
+    value: float
+    target: float
+    holds: bool
+    detail: str
+
+
+def measure_time_over_forward(
+    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16, pairs: int = 7
+) -> tuple[float, str]:
+    """Seconds that `signal_statistics` takes over those of a plain forward pass: the median over interleaved pairs."""
+    network, images = _network_and_images(device, depth, width, batch)
+    ratios, plain = [], []
+    for _ in range(pairs + 1):
+        plain.append(_seconds(partial(_forward, network, images), device))
+        ratios.append(_seconds(partial(signal_statistics, network, images), device) / plain[-1])
+    ratios, plain = ratios[1:], plain[1:]  # the first pair warms up
+    return statistics.median(ratios), (
+        f"WRN-{depth}-{width}, {batch} images; forward {statistics.median(plain):.2f} s;"
+        f" {pairs} pairs from {min(ratios):.2f} to {max(ratios):.2f}"
+    )
+
+
+def measure_memory_over_forward(
+    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16
+) -> tuple[float, str]:
+    """Peak memory, weights included and libraries not, of `signal_statistics` over that of a plain forward pass.
+
+    Each pass runs in a fresh process, whose peak is its own.
+    """
+    arguments = (str(device), depth, width, batch)
+    plain, measured = (_in_fresh_process(_peak_memory, what, *arguments) for what in ("forward", "measure"))
+    return measured / plain, (
+        f"WRN-{depth}-{width}, {batch} images; {plain / MEBIBYTE:.0f} MiB forward, {measured / MEBIBYTE:.0f} MiB measured"
+    )
+
+
+ROWS: tuple[Row, ...] = (
+    Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
+    Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
+)
+
+
+def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[Result]:
+    """Measure the rows named in `only`, or all; progress goes to stderr.
+
+    Raises:
+        ValueError: no row has such a name; a device that this machine does not have.
+    """
+    for name in only:
+        one_of("row", name, [row.name for row in rows])
+    where = resolve_device(device)
+    chosen = [row for row in rows if not only or row.name in only]
+    results = []
+    for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
+        bar.set_description(row.name)
+        value, detail = row.measure(where)
+        results.append(Result(row.name, device_name(where), value, row.at_most, value <= row.at_most, detail))
+    return results
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    """Write the results as a JSON list, whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    unfinished.replace(path)
+
+
+def _network_and_images(device: torch.device, depth: int, width: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    network = WideResNet(depth, width, "batchnorm", generator=generator)
+    return network.to(device), torch.randn(batch, 3, 32, 32, generator=generator).to(device)
+
+
+def _forward(network: nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        network(images)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    _finish(device)
+    start = time.perf_counter()
+    work()
+    _finish(device)
+    return time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what the device has been given to do."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _in_fresh_process(function: Callable[..., float], *arguments: object) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> float:
+    """Bytes, above what the process held before it built the network."""
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.zeros(1, device=where)
+    before = _peak_bytes(where)
+    network, images = _network_and_images(where, depth, width, batch)
+    if what == "measure":
+        signal_statistics(network, images)
+    else:
+        _forward(network, images)
+    return _peak_bytes(where) - before
+
+
+def _peak_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * float(line.split()[1])
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return unit * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
