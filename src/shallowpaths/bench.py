@@ -144,8 +144,9 @@ def _in_fresh_process(function: Callable[..., float], *arguments: object) -> flo
 def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> float:
     """Bytes, above what the process held before it built the network."""
     where = torch.device(device)
-    if where.type == "cuda":
-        torch.zeros(1, device=where)
+    signal_statistics(
+        *_network_and_images(where, depth=10, width=1, batch=2)
+    )  # torch loads parts of itself at first use
     before = _peak_bytes(where)
     network, images = _network_and_images(where, depth, width, batch)
     if what == "measure":

@@ -71,7 +71,8 @@ def _averaging(network: nn.Module) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
-            norm.reset_running_stats()
+            for average in (norm.running_mean, norm.running_var, norm.num_batches_tracked):
+                average.data.zero_()  # .data: a backward pass that still needs them is not told that they changed
             norm.momentum = None  # torch's word for a plain mean
         yield
     finally:

@@ -1,0 +1,183 @@
+"""Every measurement leaves the network as it found it, and refuses what cannot be measured."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from shallowpaths import measure
+from shallowpaths.networks import ResidualMLP, WideResNet
+
+LABELS = torch.tensor([0, 1, 2, 3])
+MEASUREMENTS = {
+    "signal_statistics": measure.signal_statistics,
+    "moving_statistics": lambda network, inputs: measure.moving_statistics(network, [inputs, inputs]),
+    "gradient_statistics": measure.gradient_statistics,
+    "gradient_statistics of a loss": lambda network, inputs: measure.gradient_statistics(network, inputs, LABELS),
+    "gradient_correlation": measure.gradient_correlation,
+    "input_correlation": measure.input_correlation,
+    "path_spectrum": measure.path_spectrum,
+}
+every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
+
+
+def images(seed=0):
+    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def state(network):
+    """Everything that a measurement might leave changed."""
+    return {
+        "tensors": {k: v.clone() for k, v in network.state_dict().items()},
+        "gradients": [(p.grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()],
+        "requires": [p.requires_grad for p in network.parameters()],
+        "modes": [m.training for m in network.modules()],
+        "momenta": [getattr(m, "momentum", None) for m in network.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()],
+        "random": torch.get_rng_state(),
+    }
+
+
+def assert_same(before, after):
+    for key in ("requires", "modes", "momenta", "hooks"):
+        assert before[key] == after[key], key
+    assert before["tensors"].keys() == after["tensors"].keys()
+    for key, value in before["tensors"].items():
+        assert torch.equal(value, after["tensors"][key]), key
+    for (old, old_value), (new, _) in zip(before["gradients"], after["gradients"], strict=True):
+        assert old is new
+        assert old is None or torch.equal(old_value, new)
+    assert torch.equal(before["random"], after["random"])
+
+
+def used_network(recipe="batchnorm", dropout=0.0):
+    """With gradients, gathered averages, a hook of its owner's and modules in different modes."""
+    network = WideResNet(10, 1, recipe, dropout=dropout)
+    network(images(1)).sum().backward()
+    network.blocks[1].eval()
+    network.blocks[0].register_forward_hook(lambda *_: None)
+    return network
+
+
+@every_measurement
+def test_the_network_is_left_as_it_was_found(name):
+    network = used_network()
+    before = state(network)
+    MEASUREMENTS[name](network, images())
+    assert_same(before, state(network))
+
+
+@every_measurement
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_it_is_also_when_the_forward_pass_raises(name, error):
+    network = used_network()
+
+    def fail(*_):
+        torch.rand(1)
+        raise error("in the middle")
+
+    handle = network.blocks[1].layers[0].register_forward_hook(fail)
+    before = state(network)
+    with pytest.raises(error, match="in the middle"):
+        MEASUREMENTS[name](network, images())
+    assert_same(before, state(network))
+    handle.remove()
+
+
+@every_measurement
+@pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5"])
+def test_activations_in_place_are_measured_as_the_network_computes_them(name, recipe):
+    """With batch normalization nothing changes. Without, an activation in place changes the skip path itself, and
+    the same network written without activations in place says what must come out."""
+    if name == "moving_statistics" and recipe != "batchnorm":
+        pytest.skip("this recipe has no batch normalization")
+    generator = torch.Generator().manual_seed(0)
+    network = WideResNet(16, 1, recipe, generator=generator).double()
+    inputs = images().double()
+    if recipe == "batchnorm":
+        expected = MEASUREMENTS[name](network, inputs)
+    else:  # x enters each block after its ReLU
+        for block in network.blocks:
+            block.register_forward_pre_hook(lambda _, arguments: (torch.relu(arguments[0]),))
+        expected = None if name == "path_spectrum" else MEASUREMENTS[name](network, inputs)
+        for block in network.blocks:
+            block._forward_pre_hooks.clear()
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    found = MEASUREMENTS[name](network, inputs)
+    if expected is None:
+        assert found.shares.sum() + found.truncated == pytest.approx(1)
+        return
+    changed = (
+        {  # what lies before the ReLU of the next block, which the explicit form sees after it
+            "gradient_statistics": {"second_moment", "output_second_moment"},
+            "gradient_statistics of a loss": {"second_moment", "output_second_moment"},
+            "gradient_correlation": {"pair_correlation", "gradient_correlation"},
+        }.get(name, set())
+        if recipe != "batchnorm"
+        else set()
+    )
+    for key, value in vars(expected).items():
+        if key not in changed:
+            assert vars(found)[key] == pytest.approx(value, rel=1e-9, nan_ok=True), key
+
+
+@every_measurement
+def test_a_training_step_can_be_interrupted_to_measure(name):
+    """Between a forward pass and its backward pass; the gradients stay what they would have been."""
+    gradients = []
+    for interrupted in (False, True):
+        network = WideResNet(10, 1, "batchnorm", generator=torch.Generator().manual_seed(0))
+        loss = network(images()).square().sum()
+        if interrupted:
+            MEASUREMENTS[name](network, images(1))
+        loss.backward()
+        gradients.append([p.grad for p in network.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@every_measurement
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.randn(1, 64), "at least two"),
+        (torch.full((4, 64), math.nan), "NaN"),
+        (torch.full((4, 64), math.inf), "infinity"),
+    ],
+)
+def test_bad_inputs_are_refused(name, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        MEASUREMENTS[name](ResidualMLP(), inputs)
+
+
+@every_measurement
+def test_a_network_without_residual_blocks_is_refused(name):
+    with pytest.raises(ValueError, match="Linear has no residual block"):
+        MEASUREMENTS[name](nn.Linear(2, 2), torch.randn(4, 2))
+
+
+def test_other_bad_arguments_are_refused():
+    network, inputs = ResidualMLP(), torch.randn(4, 64)
+    for longest in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="longest"):
+            measure.path_spectrum(network, inputs, longest=longest)
+    with pytest.raises(ValueError, match="labels of shape"):
+        measure.gradient_statistics(network, inputs, torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match="float32"):
+        measure.gradient_statistics(network, inputs, torch.zeros(4))
+    with pytest.raises(ValueError, match="neighbours of shape"):
+        measure.gradient_correlation(network, inputs, inputs[:3])
+    with pytest.raises(ValueError, match=r"correlation 1\.5"):
+        measure.gradient_correlation(network, inputs, correlation=1.5)
+    with pytest.raises(ValueError, match="no batch normalization"):
+        measure.moving_statistics(ResidualMLP(recipe="skipinit"))
+    with pytest.raises(ValueError, match="empty"):
+        measure.moving_statistics(network, [])
+
+
+def test_a_signal_that_overflows_has_no_paths():
+    network = ResidualMLP(604, 16, "unnormalized")
+    with pytest.raises(ValueError, match=r"overflows torch\.float32 in block"):
+        measure.path_spectrum(network, torch.randn(4, 64), longest=2)
