@@ -11,6 +11,7 @@ import click
 
 from building import stamping, vendoring
 from building.execution import Executor, Parameters, Task, chapters, choose
+from building.picture import save_picture
 from building.problems import BookProblem
 from building.rendering import Renderer
 
@@ -89,6 +90,14 @@ def stamp(check: bool) -> None:
         stamping.stamp(path, repository)
         click.echo(f"stamped {path.relative_to(ROOT)}")
     click.echo(f"address: {repository or 'not known yet (pyproject.toml, [project.urls])'}")
+
+
+@main.command()
+def picture() -> None:
+    """Copy the introduction's figure, as last executed, to the README's picture (book/_assets)."""
+    executed = Executor(ROOT).current(Task(ROOT / "book" / "intro.ipynb", Parameters()))
+    for path in save_picture(executed, ROOT / "book" / "_assets" / "shallow_paths"):
+        click.echo(path.relative_to(ROOT))
 
 
 def _execute(names: tuple[str, ...], parameters: Parameters, jobs: int) -> None:

@@ -167,7 +167,7 @@ def values_by_block(
         figure, axes = _axes(1)
         _draw_by_block(axes, measured, predicted, band or {})
         axes.set(ylabel=label, title=title, yscale="log" if log else "linear")
-        axes.legend()
+        _legend_beside(axes) if len(measured) > 4 else axes.legend()
         return figure
 
     return BookFigure(draw, f"{words or label} by block. {_ends(measured, predicted)}.")
@@ -525,7 +525,7 @@ def path_lengths(
         for axes in panels[len(measured) :]:
             axes.set_axis_off()
         panels[0].set_ylabel("share of the signal")
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         return figure
 
     said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
