@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shallowpaths.records import Store, best_rate, group_by, summarise
+from shallowpaths.records import Store, best_rate, group_by, rate_reaching, summarise
 from shallowpaths.runs import RunConfig, RunRecord
 
 
@@ -100,3 +100,19 @@ def test_no_rate_trained():
 def test_rates_of_different_settings_are_not_compared():
     with pytest.raises(ValueError, match="differ in more"):
         best_rate([record(), record(batch_size=32)])
+
+
+def test_slow_rates_are_not_unstable_and_the_optimum_lies_between_rates():
+    losses = (3.0, 1.2, 1.0, 1.2, math.inf, 1.0)
+    best = best_rate([record(0.01 * 2**i, loss=x) for i, x in enumerate(losses)], stable_below=2.3)
+    assert best.largest_stable == pytest.approx(0.8)
+    assert best.between_rates == pytest.approx(best.effective_rate)  # equal neighbours
+    lopsided = best_rate([record(0.01 * 2**i, loss=math.exp((i - 1.25) ** 2)) for i in range(4)])
+    assert lopsided.between_rates == pytest.approx(0.1 * 2**1.25)  # the vertex of an exact parabola
+
+
+def test_rate_reaching_interpolates_in_logarithms():
+    runs = [record(0.01 * 2**i, loss=4.0 * 0.25**i) for i in range(3)]
+    assert rate_reaching(runs, 2.0) == pytest.approx(0.1 * 2**0.5)
+    with pytest.raises(ValueError, match="no rate between"):
+        rate_reaching(runs, 0.01)

@@ -167,7 +167,10 @@ def values_by_block(
         figure, axes = _axes(1)
         _draw_by_block(axes, measured, predicted, band or {})
         axes.set(ylabel=label, title=title, yscale="log" if log else "linear")
-        _legend_beside(axes) if len(measured) > 4 else axes.legend()
+        if len(measured) > 4:
+            _legend_beside(axes)
+        else:
+            axes.legend()
         return figure
 
     return BookFigure(draw, f"{words or label} by block. {_ends(measured, predicted)}.")
