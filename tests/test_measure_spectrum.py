@@ -146,6 +146,9 @@ def test_a_network_that_starts_as_the_identity_has_only_the_empty_path(recipe):
     assert found.mean_length == 0
 
 
+BATCH = 64
+
+
 def lengths(recipe, layers, activation, width, blocks=100):
     runs = []
     for seed in SEEDS:
@@ -153,8 +156,8 @@ def lengths(recipe, layers, activation, width, blocks=100):
             2 * blocks + 4, width, recipe, inputs=width, layers_per_block=layers, activation=activation,
             generator=generator(seed),
         )  # fmt: skip
-        inputs = torch.randn(width, width, generator=generator(100 + seed))
-        runs.append(path_spectrum(network, inputs, longest=14 if layers == 1 else 18, seed=seed))
+        inputs = torch.randn(BATCH, width, generator=generator(100 + seed))
+        runs.append(path_spectrum(network, inputs, longest=12 if layers == 1 else 16, seed=seed))
     return predicted_signal(network), runs
 
 
@@ -181,7 +184,7 @@ def test_batch_normalization_makes_100_blocks_a_handful(layers, activation, mean
     assert p.sum() == pytest.approx(mean, abs=0.05)
     unlike = 1 - predicted.skip_correlation
     squared = (1 + np.concatenate([[0], np.cumsum(2 * p[:-1])])) / width / unlike
-    inverse = 1 / (1 - 2 * (1 / width + squared)) ** layers
+    inverse = 1 / (1 - 2 * (1 / BATCH + squared)) ** layers
     upper = (p * inverse / (1 - p + p * inverse)).sum()
     noise = 4 * length_noise(predicted, width)
     found = np.mean([run.mean_length for run in runs])
