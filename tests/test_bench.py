@@ -22,6 +22,7 @@ def test_time_is_a_ratio_of_two_passes():
     assert "3 pairs" in detail
 
 
+@pytest.mark.slow
 def test_memory_counts_the_weights_and_the_measurement_adds_little():
     """In fresh processes, so that what this one holds does not count. The issue's target, on a smaller network."""
     weights = 4 * sum(p.numel() for p in bench.WideResNet(304, 2).parameters()) / bench.MEBIBYTE

@@ -105,6 +105,31 @@ def test_the_parts_add_up_to_the_derivative_of_the_frozen_network(recipe, make):
         torch.testing.assert_close(parts.sum(0), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@torch.no_grad()
+def test_an_activation_in_place_on_the_skip_path_stops_its_tangent_too():
+    network = WideResNet(16, 1, "skipinit-0.5", generator=generator(0)).double()
+    inputs = torch.randn(5, 3, 8, 8, dtype=torch.float64, generator=generator(2))
+    x = network.input_layer(inputs)
+    tangent = torch.randn(x.shape, dtype=torch.float64, generator=generator(0))
+
+    def without_in_place(signal):
+        for block in network.blocks:
+            signal = block(torch.relu(signal))
+        return signal
+
+    _, expected = torch.func.jvp(without_in_place, (x,), (tangent,))
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+    signal, parts = x.clone(), tangent.clone()[None]
+    for block in network.blocks:
+        signal, parts = through_block(block, signal, parts, 8)
+    torch.testing.assert_close(parts.sum(0), expected, rtol=1e-10, atol=1e-10)
+    masses = parts.square().flatten(1).sum(1)
+    np.testing.assert_allclose(path_spectrum(network, inputs).shares, masses / masses.sum(), rtol=1e-10)
+
+
 @pytest.mark.parametrize("recipe", ["batchnorm", "divide-sqrt2"])
 def test_truncation_moves_mass_and_loses_none(recipe):
     network = ResidualMLP(64, 32, recipe, generator=generator(0)).double()

@@ -1,0 +1,200 @@
+"""What all figures share: one visual language, drawn for light and for dark pages, with words.
+
+A recipe has one colour and one marker through the whole book. What was measured is coloured, what was predicted is a
+thin dark line.
+"""
+
+import base64
+import io
+import itertools
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from shallowpaths.recipes import NAMES
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
+_COLOURS = {
+    "unnormalized": "#D55E00",
+    "batchnorm": "#0072B2",
+    "skipinit": "#009E73",
+    "skipinit-1/sqrt(d)": "#56B4E9",
+    "skipinit-1": "#E69F00",
+    "divide-sqrt2": "#CC79A7",
+    "fixup": "#8C6D31",
+}
+
+
+_RELATIVES = {
+    "regularized-skipinit": "skipinit",
+    "skipinit-biases": "skipinit",
+    "fixup-dropout": "fixup",
+    "fixup-zero-last-only": "fixup",
+    "fixup-rescaling-only": "fixup",
+    "batchnorm-on-skip": "batchnorm",
+    "batchnorm-at-end": "batchnorm",
+    "zero-gamma": "batchnorm",
+    "plain": "unnormalized",
+    "plain-batchnorm": "batchnorm",
+}
+
+
+LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
+
+
+_MARKERS = dict(zip(NAMES, itertools.cycle("osD^vP*Xph<>d"), strict=False))
+
+
+_THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"}}
+
+
+CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
+
+
+WIDE = 8.1  # inches; on a phone a figure wider than this scrolls sideways in its own frame
+CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
+
+
+class BookFigure:
+    """A figure for light and for dark pages, with a text alternative; Jupyter shows it, `save` writes it.
+
+    Attributes:
+        alt: what the figure shows, in words.
+        light, dark: the two matplotlib figures.
+    """
+
+    def __init__(self, draw: Callable[[], Figure], alt: str):
+        self.alt = alt
+        self.light, self.dark = (_drawn(draw, theme) for theme in ("light", "dark"))
+
+    def svg(self, theme: str = "light") -> bytes:
+        """The figure as SVG with a transparent ground."""
+        return self._rendered(getattr(self, theme), "svg")
+
+    def save(self, path: str | Path, theme: str = "light") -> None:
+        """Write the figure to a file; its ending says in which format."""
+        path = Path(path)
+        path.write_bytes(
+            self._rendered(
+                getattr(self, theme), path.suffix.lstrip("."), facecolor="white" if theme == "light" else "#121212"
+            )
+        )
+
+    def _rendered(self, figure: Figure, form: str, **more: Any) -> bytes:
+        file = io.BytesIO()
+        metadata = {"Date": None} if form == "svg" else None
+        with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
+            figure.savefig(file, format=form, bbox_inches="tight", metadata=metadata, **({"transparent": True} | more))
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
+        alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
+        wide = " wide" if self.light.get_size_inches()[0] > WIDE else ""
+        images = "".join(
+            f'<img class="figure-{theme}" alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(self.svg(theme)).decode()}">'
+            for theme in ("light", "dark")
+        )
+        png = base64.b64encode(self._rendered(self.light, "png", facecolor="white", transparent=False)).decode()
+        return {
+            "text/html": f'{_SWITCH}<div class="book-figure{wide}" id="{name}">{images}</div>',
+            "image/png": png,
+            "text/plain": self.alt,
+        }
+
+
+# Which of the two pictures shows: the book's theme, JupyterLab, VS Code and Colab each mark a dark page in their own way.
+_DARK_PAGES = ("html[data-theme=dark]", "[data-jp-theme-light=false]", ".vscode-dark", "html[theme=dark]")
+
+
+_SWITCH = (
+    "<style>.figure-dark{display:none}.book-figure img{max-width:100%}"
+    + ",".join(f"{page} .figure-light" for page in _DARK_PAGES)
+    + "{display:none}"
+    + ",".join(f"{page} .figure-dark" for page in _DARK_PAGES)
+    + "{display:inline}</style>"
+)
+
+
+def style_of(recipe: str) -> dict[str, Any]:
+    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`."""
+    return {
+        "color": _COLOURS.get(_RELATIVES.get(recipe, recipe), "#777777"),
+        "marker": _MARKERS.get(recipe, "."),
+        "markerfacecolor": "none" if recipe in _RELATIVES else None,
+    }
+
+
+def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure that pyplot does not keep, and its panels: up to three side by side, more of them two by two."""
+    columns = panels if panels <= 3 else 2
+    rows = -(-panels // columns)
+    figure = Figure(
+        figsize=(6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows), layout="constrained"
+    )
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for unused in grid[panels:]:
+        unused.remove()
+    return figure, list(grid[:panels])
+
+
+def predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
+    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+
+
+def plain_log_ticks(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_beside(axes: Axes) -> None:
+    """A legend on the right of the axes, where it covers no data."""
+    axes.figure.set_size_inches(8.0, 4.0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def words(quantity: str) -> str:
+    return quantity.replace("_", " ").replace("train ", "training ")
+
+
+def range_words(rows: list[np.ndarray]) -> str:
+    return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
+
+
+def rate_words(rate: float | None) -> str:
+    return "none" if rate is None else f"{rate:.3g}"
+
+
+def _drawn(draw: Callable[[], Figure], theme: str) -> Figure:
+    text, grid = _THEMES[theme]["text"], _THEMES[theme]["grid"]
+    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {
+        "axes.labelcolor": text,
+        "axes.edgecolor": text,
+        "grid.color": grid,
+    }
+    style |= {
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "axes.grid": True,
+        "grid.linewidth": 0.6,
+        "axes.spines.top": False,
+    }
+    style |= {
+        "axes.spines.right": False,
+        "font.size": 11,
+        "legend.frameon": False,
+        "legend.fontsize": 9.5,
+        "lines.linewidth": 1.6,
+    }
+    with mpl.rc_context(style):
+        return draw()
