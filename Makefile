@@ -21,7 +21,7 @@ book: environment  ## execute the chapters and render the book; prints the path 
 	@$(BIN)/python book/build.py all --profile $(PROFILE) --seed $(SEED) $(CHAPTERS)
 
 test: environment lint  ## lint everything, then run all tests, the fast ones first
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 	@$(BIN)/python -m pytest -m slow
 
 bench: environment  ## measure what the package's own work costs; writes _build/bench.json
