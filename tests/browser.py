@@ -46,7 +46,9 @@ class Page:
         """Load a page from the disk at a window width, wait until it is complete and MathJax has set its formulas."""
         self.requests, self.errors = [], []
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Page.navigate", url=page.as_uri())
         ready = (
@@ -98,7 +100,11 @@ class Page:
 def _describe(exception: dict[str, Any]) -> str:
     """What was thrown and where, whatever kind of thing it was."""
     thrown = exception.get("exception", {})
-    what = thrown.get("description") or thrown.get("value") or [p["value"] for p in thrown.get("preview", {}).get("properties", [])]
+    what = (
+        thrown.get("description")
+        or thrown.get("value")
+        or [p["value"] for p in thrown.get("preview", {}).get("properties", [])]
+    )
     return f"{exception['text']} {what} at {exception.get('url', 'an unknown place')}:{exception['lineNumber']}"
 
 

@@ -70,7 +70,16 @@ def test_every_claim_of_a_chapter_holds(outcomes, path, seed):
 
 @pytest.mark.slow
 def test_a_wrong_profile_is_refused_with_the_list_of_good_ones(tmp_path):
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-p", "profile", "nonsense"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOKS[0]),
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "profile",
+        "nonsense",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0
     assert "profile 'nonsense' is unknown: choose from quick, gpu, paper" in done.stderr
@@ -93,7 +102,11 @@ def test_a_page_shows_what_its_chapter_computed(book, outcomes, path):
     page = (book / "book" / f"{path.stem}.html").read_text()
     executed = nbformat.read(outcomes[path, SEEDS[0]].notebook, as_version=4)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert page.count("figure-light") >= sum("figure-light" in output.get("data", {}).get("text/html", "") for output in outputs) > 0
+    assert (
+        page.count("figure-light")
+        >= sum("figure-light" in output.get("data", {}).get("text/html", "") for output in outputs)
+        > 0
+    )
     for claim in claims_of(outcomes[path, SEEDS[0]].notebook):
         assert f"{claim['id']}: holds" in page
     assert "Traceback" not in page
@@ -113,8 +126,12 @@ def test_in_a_browser_without_a_network_every_page_is_whole(book):
                 assert page.errors == [], f"{path.name}: {page.errors}"
                 overhang = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
                 assert overhang <= 0, f"{path.name} is {overhang} pixels too wide at {width}"
-                shown = page.evaluate("[...document.querySelectorAll('.figure-light')].filter(i => i.offsetWidth > 0).length")
-                other = page.evaluate("[...document.querySelectorAll('.figure-dark')].filter(i => i.offsetWidth > 0).length")
+                shown = page.evaluate(
+                    "[...document.querySelectorAll('.figure-light')].filter(i => i.offsetWidth > 0).length"
+                )
+                other = page.evaluate(
+                    "[...document.querySelectorAll('.figure-dark')].filter(i => i.offsetWidth > 0).length"
+                )
                 assert (other if dark else shown) == page.evaluate("document.querySelectorAll('.figure-light').length")
                 assert (shown if dark else other) == 0, f"{path.name} shows a figure of the other theme"
             formulas = page.evaluate("document.querySelectorAll('.math').length")

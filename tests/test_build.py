@@ -40,7 +40,10 @@ def house(tmp_path):
 @pytest.mark.slow
 def test_only_what_changed_is_executed_again_and_stale_results_are_refused(house):
     executor = Executor(house)
-    task = Task(write_chapter(house / "book" / "01_a.ipynb", "import shallowpaths\n\nprint(shallowpaths.VALUE, seed)"), Parameters(seed=7))
+    task = Task(
+        write_chapter(house / "book" / "01_a.ipynb", "import shallowpaths\n\nprint(shallowpaths.VALUE, seed)"),
+        Parameters(seed=7),
+    )
     with pytest.raises(BookProblem, match="was not executed yet"):
         executor.current(task)
     [outcome] = executor.execute([task])
@@ -48,7 +51,9 @@ def test_only_what_changed_is_executed_again_and_stale_results_are_refused(house
     executed = nbformat.read(executor.current(task), as_version=4)
     assert executed.cells[-1].outputs[0].text == "1 7\n"
     assert "papermill" not in executed.metadata
-    assert [cell.id for cell in executed.cells if "remove-cell" in cell.metadata.get("tags", [])] == ["injected-parameters"]
+    assert [cell.id for cell in executed.cells if "remove-cell" in cell.metadata.get("tags", [])] == [
+        "injected-parameters"
+    ]
 
     written = outcome.notebook.stat().st_mtime_ns
     assert executor.execute([task])[0].notebook.stat().st_mtime_ns == written
@@ -65,7 +70,11 @@ def test_everything_that_a_result_depends_on_changes_its_key(house):
     chapter = write_chapter(house / "book" / "01_a.ipynb", "1 + 1")
     keys = [executor.key(Task(chapter, Parameters()))]
     keys += [executor.key(Task(chapter, p)) for p in (Parameters(seed=1), Parameters("gpu"), Parameters(device="cpu"))]
-    for path, text in (("requirements.txt", "one==2\n"), ("src/shallowpaths/data.jsonl", "{}\n"), ("src/shallowpaths/__init__.py", "")):
+    for path, text in (
+        ("requirements.txt", "one==2\n"),
+        ("src/shallowpaths/data.jsonl", "{}\n"),
+        ("src/shallowpaths/__init__.py", ""),
+    ):
         (house / path).write_text(text)
         keys.append(executor.key(Task(chapter, Parameters())))
     write_chapter(chapter, "1 + 2")
@@ -77,7 +86,9 @@ def test_everything_that_a_result_depends_on_changes_its_key(house):
 def test_a_chapter_that_fails_is_named_with_cell_and_error_and_the_others_results_stay(house):
     good = Task(write_chapter(house / "book" / "01_good.ipynb", "1 + 1"), Parameters())
     bad = Task(write_chapter(house / "book" / "02_bad.ipynb", "1 + 1", "# why\n1 / 0"), Parameters())
-    loud = Task(write_chapter(house / "book" / "03_loud.ipynb", "import sys\n\nprint('oh', file=sys.stderr)"), Parameters())
+    loud = Task(
+        write_chapter(house / "book" / "03_loud.ipynb", "import sys\n\nprint('oh', file=sys.stderr)"), Parameters()
+    )
     executor = Executor(house)
     outcomes = executor.execute([good, bad, loud], keep_going=True)
     assert outcomes[0].problem is None
@@ -144,7 +155,9 @@ def test_the_stamp_writes_the_address_into_every_chapter_and_only_once(copy, add
         assert [cell.source for cell in cells if cell.id == stamping.INSTALL_CELL] == [stamping.install_source(address)]
         assert cells[0].cell_type == "markdown"
         original = nbformat.read(ROOT / "book" / path.name, as_version=4).cells
-        assert [c for c in cells if c.id != stamping.INSTALL_CELL] == [c for c in original if c.id != stamping.INSTALL_CELL]
+        assert [c for c in cells if c.id != stamping.INSTALL_CELL] == [
+            c for c in original if c.id != stamping.INSTALL_CELL
+        ]
 
 
 @pytest.mark.parametrize("address", [ADDRESS, "https://example.org/a/b", None])
@@ -200,7 +213,9 @@ def test_a_script_that_is_not_the_expected_one_is_thrown_away(tmp_path, monkeypa
 
 def test_an_npm_that_fails_is_a_clear_problem(tmp_path, monkeypatch):
     put_npm(tmp_path / "bin", monkeypatch, "echo 'npm error network is unreachable' >&2; exit 1")
-    with pytest.raises(BookProblem, match=r"npm could not fetch mathjax@3.2.2 \(is there a network\?\): npm error network"):
+    with pytest.raises(
+        BookProblem, match=r"npm could not fetch mathjax@3.2.2 \(is there a network\?\): npm error network"
+    ):
         vendoring.fetch(tmp_path / "vendor")
 
 

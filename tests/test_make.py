@@ -29,7 +29,7 @@ backend-path = ["."]
 name = "tiny"
 version = "1.0"
 """
-TINY_BACKEND = '''
+TINY_BACKEND = """
 import zipfile
 
 
@@ -45,7 +45,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
         for name, text in files.items():
             wheel.writestr(name, text)
     return "tiny-1.0-py3-none-any.whl"
-'''
+"""
 
 
 def pins() -> dict[str, Requirement]:
@@ -59,7 +59,9 @@ def pins() -> dict[str, Requirement]:
 def test_every_pin_is_exact_and_installed():
     for name, requirement in pins().items():
         assert [s.operator for s in requirement.specifier] == ["=="], f"{requirement} is no exact version"
-        assert requirement.specifier.contains(version(name), prereleases=True), f"{name} {version(name)} is installed, not {requirement}"
+        assert requirement.specifier.contains(version(name), prereleases=True), (
+            f"{name} {version(name)} is installed, not {requirement}"
+        )
 
 
 def test_nothing_unpinned_is_pulled_in():

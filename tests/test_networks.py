@@ -82,6 +82,17 @@ def test_alpha_zero_is_exactly_the_identity_chain(name):
     assert torch.equal(network.blocks(x), x)
 
 
+@pytest.mark.parametrize("name", ["skipinit", "zero-gamma", "fixup", "fixup-zero-last-only"])
+def test_an_identity_chain_can_leave_the_identity(name):
+    """The number or the weights that start at 0 get a gradient, so training moves them."""
+    network = ResidualMLP(10, 32, name, inputs=32)
+    network.head[-1].reset_parameters()  # Fixup's classifier starts at 0 too, and moves first
+    network(torch.randn(8, 32)).logsumexp(1).sum().backward()
+    for block in network.blocks:
+        zeros = [p for p in block.parameters() if p.ndim != 1 or p is getattr(block.scale, "weight", None)]
+        assert any(not p.any() and p.grad.any() for p in zeros)
+
+
 def test_he_initialization_in_float64():
     """Weights have variance 2 / fan_in after a ReLU, 1 / fan_in at the input: chi-squared bands of 5 deviations."""
     network = WideResNet(16, 4, "unnormalized").double()

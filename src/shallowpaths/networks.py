@@ -103,7 +103,10 @@ class ResidualBlock(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.shortcut = shortcut
         alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
-        self.scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
+        if recipe.zero_gamma:
+            self.scale = normalization(_outputs(layers[-1]))
+        else:
+            self.scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
         self.addition = ResidualAddition(recipe.output_scale, recipe.skip_path)
         self.norm_after = normalization(_outputs(layers[-1])) if recipe.normalizes_skip else nn.Identity()
 
@@ -156,8 +159,7 @@ class ResidualNetwork(nn.Module):
 
     def _apply_recipe(self, block: ResidualBlock) -> None:
         if self.recipe.zero_gamma:
-            last_norm = block.preactivations[-1][0]
-            nn.init.zeros_(last_norm.weight)
+            nn.init.zeros_(block.scale.weight)
         if "zero last layer" in self.recipe.fixup:
             nn.init.zeros_(block.layers[-1].weight)
         if "depth rescaling" in self.recipe.fixup:

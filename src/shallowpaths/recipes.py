@@ -26,7 +26,8 @@ class Recipe:
             number of residual blocks, or None for no scalar at all.
         learns_alpha: False freezes the scalar at its initial value.
         output_scale: the factor on the block's output after the addition (1 / sqrt 2 for "divide-sqrt2").
-        zero_gamma: start the last normalization's scale of each branch at 0 (needs normalization on the branch).
+        zero_gamma: end each branch in one more batch normalization, whose scale starts at 0 (needs normalization on
+            the branch). It is the last operation before the addition, so that its scale has a gradient.
         biases: a bias after each layer of the branch.
         dropout: whether dropout stands before the classifier; its rate is the run's.
         fixup: which parts of Fixup (Zhang et al. 2019) are used, out of FIXUP_PARTS.
