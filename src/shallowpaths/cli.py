@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def main() -> None:
 def _run_options(command: Callable) -> Callable:
     """One option for each setting of a RunConfig, with its default; the help is the setting's own documentation."""
     for setting in reversed(dataclasses.fields(runs.RunConfig)):
-        flags, more = [f"--{setting.name.replace('_', '-')}"], {"type": setting.type}
+        kind = next((k for k in typing.get_args(setting.type) if k is not type(None)), setting.type)
+        flags, more = [f"--{setting.name.replace('_', '-')}"], {"type": kind}
         if setting.name in _CHOICES:
             more = {"type": click.Choice(_CHOICES[setting.name])}
         elif setting.type is bool:
@@ -88,6 +90,10 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     click.echo(_describe(record))
 
 
+def _budget(config: runs.RunConfig) -> str:
+    return f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
+
+
 def _describe(record: runs.RunRecord) -> str:
     config = record.config
     rows = [
@@ -98,7 +104,7 @@ def _describe(record: runs.RunRecord) -> str:
         ("recipe", config.recipe),
         (
             "data",
-            f"{config.data}, {record.train_images:,} training images, {config.epochs} epochs, batch {config.batch_size}",
+            f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}",
         ),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),

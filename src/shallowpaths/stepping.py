@@ -61,7 +61,9 @@ def image_order(seed: int, epoch: int, images: int, batch_size: int) -> Tensor:
 def training_batches(data: Dataset, config: RunConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch's batches: standardized float32 images [B, C, H, W] and labels [B], on the data's device."""
     device = data.train_images.device
-    order = image_order(config.seed, epoch, len(data.train_images), config.batch_size)
+    count = len(data.train_images)
+    left = config.total_steps(count) - steps_before(epoch, count, config.batch_size)  # a budget in steps may end here
+    order = image_order(config.seed, epoch, count, config.batch_size)[:left]
     offsets, flips = draw_augmentation(
         order.numel(), data.padding, data.flips, _generator(config.seed, epoch, "augmentation")
     )
@@ -92,7 +94,8 @@ def train_epoch(
 ) -> EpochResult:
     """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite."""
     device = data.train_images.device
-    first, steps = (steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, config.epochs))
+    first = steps_before(epoch, len(data.train_images), config.batch_size)
+    steps = config.total_steps(len(data.train_images))
     losses, correct = [], []
     network.train()
     for step, (images, labels) in enumerate(training_batches(data, config, epoch)):
