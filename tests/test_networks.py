@@ -132,6 +132,17 @@ def test_build_follows_the_config():
     assert torch.equal(*(build(RunConfig(seed=4), (3, 32, 32), 10).input_layer.weight for _ in range(2)))
 
 
+@pytest.mark.parametrize("network", ["wide-resnet", "residual-mlp"])
+def test_ghost_batches_separate_what_is_in_them(network):
+    """With ghost batches of 4, the first four images are seen as if alone; the weights are those without ghosts."""
+    config = RunConfig(network=network, depth=10, ghost_batch=4)
+    ghost, alone = (build(c, (1, 8, 8), 10).double() for c in (config, config.replace(ghost_batch=None)))
+    images = torch.randn(10, 1, 8, 8, dtype=torch.float64, generator=generator())
+    torch.testing.assert_close(ghost(images)[:4], alone(images[:4]), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(ghost(images)[:4], alone(images)[:4])
+    assert ghost.head[0][0].num_batches_tracked == 6  # two calls of three chunks
+
+
 @pytest.mark.parametrize(
     "make",
     [
