@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_refused(saved):
     place = whole.index(b"data.pkl") + 100
     whole[place : place + 50] = bytes(50)
     saved.write_bytes(whole)
-    with pytest.raises(ValueError, match="damaged|no checkpoint"):
+    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
         resume(saved)
 
 
@@ -220,13 +220,13 @@ def test_a_file_of_other_weights_is_refused(saved):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_training(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="checkpoint folder .* cannot be written"):
+    with pytest.raises(ValueError, match=r"checkpoint folder .* cannot be written"):
         train(RUN, progress=False, checkpoint_folder=tmp_path / "file" / "checkpoints")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write, root included")
 def test_a_read_only_folder_is_refused():
-    with pytest.raises(ValueError, match="checkpoint folder .* cannot be written"):
+    with pytest.raises(ValueError, match=r"checkpoint folder .* cannot be written"):
         train(RUN, progress=False, checkpoint_folder="/proc/self")
 
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from shallowpaths import recipes
 from shallowpaths.cli import main
-from shallowpaths.records import load_records
+from shallowpaths.stores import load_records
 
 QUICK = ["--network", "residual-mlp", "--depth", "6", "--width", "8", "--epochs", "1", "--device", "cpu"]
 

@@ -1,10 +1,8 @@
-import json
-import logging
 import math
 
 import pytest
 
-from shallowpaths.records import Store, best_rate, group_by, rate_reaching, summarise
+from shallowpaths.records import best_rate, group_by, rate_reaching, summarise
 from shallowpaths.runs import RunConfig, RunRecord
 
 
@@ -14,44 +12,6 @@ def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
         return RunRecord(config, "diverged", [], diverged_step=3)
     point = {"epoch": 1, "learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
     return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
-
-
-def test_what_is_stored_is_loaded(tmp_path):
-    store = Store(tmp_path / "new" / "runs.jsonl")
-    records = [record(seed=s) for s in range(3)]
-    for r in records:
-        store.append(r)
-    assert store.load() == records == Store(store.path).load()
-
-
-def test_one_json_line_a_record(tmp_path):
-    store = Store(tmp_path / "runs.jsonl")
-    store.append(record())
-    store.append(record(loss=math.inf))
-    lines = store.path.read_text().splitlines()
-    assert [json.loads(line)["outcome"] for line in lines] == ["finished", "diverged"]
-
-
-def test_damaged_lines_are_reported_and_lose_nothing_else(tmp_path, caplog):
-    store = Store(tmp_path / "runs.jsonl")
-    good = [record(seed=s) for s in range(3)]
-    store.append(good[0])
-    with store.path.open("ab") as file:
-        file.write(
-            b'{"config": {}}\n\xff\xfe\n\n' + good[1].to_json().encode()[:40]
-        )  # the last one cut short by a kill
-    store.append(good[2])
-    with caplog.at_level(logging.WARNING):
-        assert store.load() == [good[0], good[2]]
-    assert [f"line {n} is damaged" in caplog.text for n in (2, 3, 5)] == [True] * 3
-
-
-def test_an_unwritable_store_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        Store(tmp_path / "file" / "runs.jsonl")
-    with pytest.raises(ValueError, match="cannot be written"):
-        Store(tmp_path)
 
 
 def test_summary_of_three_runs_by_hand():

@@ -1,69 +1,14 @@
-"""The record store: one JSON line a run, appended safely, read back whole; and what many runs say together."""
+"""What many runs say together: mean and spread over seeds, and the best learning rate."""
 
 import itertools
 import json
-import logging
 import math
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from filelock import FileLock
 
 from shallowpaths.runs import RunRecord
-
-log = logging.getLogger(__name__)
-
-
-class Store:
-    """A file of run records, one JSON line each. `pandas.read_json(path, lines=True)` reads it too.
-
-    Args:
-        path: the file; it and its folder are made when first needed.
-
-    Raises:
-        ValueError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser()
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self.path.open("a"):
-                pass
-        except OSError as error:
-            raise ValueError(f"the record store {self.path} cannot be written: {error.strerror or error}") from error
-
-    def append(self, record: RunRecord) -> None:
-        """Add a record; when this returns, it is on the disk."""
-        with self._lock, self.path.open("rb+") as file:
-            file.seek(0, os.SEEK_END)
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")  # a line that was cut short stays one damaged line
-            file.write(record.to_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def load(self) -> list[RunRecord]:
-        """Every record that can be read, in order; each line that cannot is reported in a warning and passed over."""
-        return load_records(self.path)
-
-
-def load_records(path: str | os.PathLike) -> list[RunRecord]:
-    """The records of one file (see Store.load)."""
-    records = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(RunRecord.from_json(line.decode()))
-        except ValueError as error:  # json's and unicode's errors are ValueErrors too
-            log.warning("%s, line %d is damaged and passed over: %s", path, number, error)
-    return records
 
 
 @dataclass(frozen=True)
@@ -202,8 +147,3 @@ def rate_reaching(records: Sequence[RunRecord], loss: float) -> float:
             part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
             return rate * (next_rate / rate) ** part
     raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
-
-
-def _ends_with_newline(file) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from shallowpaths import data as datasets
 from shallowpaths import checkpoints, devices, stepping
+from shallowpaths import data as datasets
 from shallowpaths.checkpoints import Position
 from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
