@@ -38,6 +38,17 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.alpha * x
 
+    def after(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """alpha * layer(x), with alpha on the layer's weights: no pass over the activations, forward or backward.
+
+        layer: an nn.Conv2d with zeros around its images, or an nn.Linear.
+        """
+        weight = self.alpha * layer.weight
+        bias = None if layer.bias is None else self.alpha * layer.bias
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
 
 class Shift(nn.Module):
     """Add one number, 0 at first: Fixup's scalar bias."""
@@ -111,10 +122,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> [N, C', ...]
         out = self.preactivations[0](x)
         skip = x if self.shortcut is None else self.shortcut(out)
-        branch = self.layers[0](out)
-        for preactivation, layer in zip(self.preactivations[1:], self.layers[1:], strict=True):
-            branch = layer(preactivation(branch))
-        return self.norm_after(self.addition(skip, self.scale(branch)))
+        for preactivation, layer in zip(self.preactivations[1:], self.layers[:-1], strict=True):
+            out = preactivation(layer(out))
+        last = self.layers[-1]
+        branch = self.scale.after(last, out) if isinstance(self.scale, Scale) else last(out)
+        return self.norm_after(self.addition(skip, branch))
 
 
 class ResidualNetwork(nn.Module):
