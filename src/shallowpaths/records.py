@@ -16,7 +16,8 @@ class Point:
     """What the runs of one setting, over seeds, say together.
 
     Attributes:
-        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished; None if none did.
+        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished, or the best of them; None if none
+            did, and no standard deviation of a single one.
         train_loss: mean training loss over the last epoch; infinite if any run diverged.
         finished, diverged: number of runs.
     """
@@ -28,22 +29,29 @@ class Point:
     diverged: int
 
 
-def summarise(records: Iterable[RunRecord]) -> Point:
+def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
     """One Point from the runs of one setting.
 
+    Args:
+        best: take the accuracy's mean and standard deviation over this many of the finished runs, those with the highest
+            test accuracy (the protocol's "best 5 of 7"); None takes all. It flatters every method alike.
+
     Raises:
-        ValueError: no record was given.
+        ValueError: no record was given, or `best` is below 1.
     """
     runs = list(records)
     if not runs:
         raise ValueError("there is no record to summarise")
-    accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    if best is not None and best < 1:
+        raise ValueError(f"best {best} must be at least 1")
+    all_accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    accuracies = sorted(all_accuracies, reverse=True)[:best]
     return Point(
         accuracy=statistics.fmean(accuracies) if accuracies else None,
         accuracy_std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         train_loss=statistics.fmean(r.train_loss for r in runs),
-        finished=len(accuracies),
-        diverged=len(runs) - len(accuracies),
+        finished=len(all_accuracies),
+        diverged=len(runs) - len(all_accuracies),
     )
 
 
@@ -53,6 +61,15 @@ def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[R
     for record in records:
         groups[tuple(getattr(record.config, s) for s in settings)].append(record)
     return dict(groups)
+
+
+def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """Records in groups that differ in learning rate and seed only, in order of first appearance."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        setting = {**record.config.to_dict(), "learning_rate": 0, "seed": 0}
+        groups[json.dumps(setting, sort_keys=True)].append(record)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -77,10 +94,31 @@ class BestRate:
     on_edge: str | None
     between_rates: float | None
 
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the grid does not show where the optimum is, else None."""
+        if self.on_edge is None:
+            return None
+        beyond = {"low": "smaller", "high": "larger"}[self.on_edge]
+        return f"the best rate, {self.effective_rate:g}, is the grid's {self.on_edge} edge: try {beyond} rates too"
+
 
 def final_train_loss(record: RunRecord) -> float:
     """The training loss over the last epoch, infinite for a diverged run: the default criterion of `best_rate`."""
     return record.train_loss
+
+
+def validation_error(record: RunRecord) -> float:
+    """The share of the validation split that is classified wrongly after the last epoch, infinite for a diverged run.
+
+    Raises:
+        ValueError: the run held nothing out to choose on.
+    """
+    if record.outcome == "diverged":
+        return math.inf
+    if record.validation_accuracy is None:
+        raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
+    return 1 - record.validation_accuracy
 
 
 def best_rate(
@@ -99,8 +137,7 @@ def best_rate(
     """
     if not records:
         raise ValueError("there is no record to choose a rate from")
-    settings = {json.dumps({**r.config.to_dict(), "learning_rate": 0, "seed": 0}, sort_keys=True) for r in records}
-    if len(settings) > 1:
+    if len(by_setting(records)) > 1:
         raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
     by_rate = {
         rate: [criterion(r) for r in runs]
