@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from shallowpaths import checkpoints, sweeping
 from shallowpaths.runs import RunConfig
@@ -153,3 +154,25 @@ def test_progress_counts_runs_and_shows_the_time_left(tmp_path, capsys, monkeypa
     assert "sweep: 1 of 3 runs" in shown
     assert "sweep: 3 of 3 runs 100%" in shown
     assert "left" in shown
+
+
+def test_processes_share_the_work_and_the_result_is_the_same(tmp_path):
+    threads = torch.get_num_threads()
+    configs = [c.replace(epochs=40) for c in MANY[:6]]
+    records = sweeping.sweep(configs, tmp_path, progress=False, processes=2)
+    assert torch.get_num_threads() == threads
+    assert [r.config for r in records] == configs
+    assert len(load_records(tmp_path / "records.jsonl")) == 6
+    alone = sweeping.sweep(configs[:2], progress=False)
+    for together, single in zip(records, alone, strict=False):
+        assert together.train_loss == pytest.approx(single.train_loss, rel=1e-3)
+
+
+def test_processes_need_a_store_and_a_number(tmp_path):
+    for store, processes in ((None, 2), (tmp_path, 0)):
+        with pytest.raises(ValueError, match=f"processes {processes}"):
+            sweeping.sweep(GRID, store, progress=False, processes=processes)
+
+
+def test_one_process_per_thread_on_a_cpu():
+    assert sweeping.processes_for(GRID) == torch.get_num_threads()

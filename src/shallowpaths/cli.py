@@ -125,6 +125,9 @@ def _describe(record: runs.RunRecord) -> str:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), help="Runs at a time.  [default: one per processor core, on a GPU 1]"
+)
 @click.option("--device", type=click.Choice(runs.DEVICES), help="Instead of the plan's.  [default: the plan's]")
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
@@ -134,6 +137,7 @@ def sweep(
     store: Path | None,
     dry_run: bool,
     limit_seconds: float | None,
+    processes: int | None,
     device: str | None,
     data_folder: Path | None,
 ) -> None:
@@ -150,8 +154,10 @@ def sweep(
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
+    if processes is None:
+        processes = sweeping.processes_for(configs)
     try:
-        records = sweeping.sweep(configs, store, data_folder, limit_seconds=limit_seconds)
+        records = sweeping.sweep(configs, store, data_folder, limit_seconds=limit_seconds, processes=processes)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -1,9 +1,13 @@
 """Many runs: each config once, finished ones skipped, shared with whoever works on the same store."""
 
+import contextlib
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from shallowpaths.devices import resolve_device
@@ -21,6 +25,7 @@ def sweep(
     data_folder: str | os.PathLike | None = None,
     progress: bool = True,
     limit_seconds: float | None = None,
+    processes: int = 1,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
@@ -31,10 +36,14 @@ def sweep(
             time: they share the work, and each returns when all of it is done.
         data_folder, progress: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
+        processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
+            cannot use several threads well. Needs a store, over which the processes agree.
 
     Raises:
-        ValueError: a config stands twice in the list, or the store cannot be written.
+        ValueError: a config stands twice in the list, the store cannot be written, or there is none for several processes.
     """
+    if processes < 1 or (processes > 1 and store is None):
+        raise ValueError(f"processes {processes}: give at least 1, and a store for more than one")
     wanted = [c.replace(device=resolve_device(c.device).type) for c in configs]
     if len({c.key for c in wanted}) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
@@ -44,13 +53,20 @@ def sweep(
     missing = [c for c in wanted if c.key not in done]
     with _Progress(wanted, missing, progress) as bar:
         if kept:
-            _run_shared(missing, done, kept, bar, late, data_folder, progress)
+            with _helpers(min(processes, len(missing)) - 1, missing, kept, data_folder, limit_seconds):
+                _run_shared(missing, done, kept, bar, late, data_folder, progress and processes == 1)
         else:
             for config in missing:
                 if not late():
                     done[config.key] = train(config, data_folder, progress)
                     bar.advance(config)
     return [done[c.key] for c in wanted if c.key in done]
+
+
+def processes_for(configs: Iterable[RunConfig]) -> int:
+    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else."""
+    on_cpu = all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
+    return torch.get_num_threads() if on_cpu else 1
 
 
 def _run_shared(
@@ -85,6 +101,44 @@ def _run_shared(
         if missing and busy:
             time.sleep(POLL_SECONDS)
     store.flush()
+
+
+@contextlib.contextmanager
+def _helpers(
+    count: int, configs: list[RunConfig], store: Store, data_folder: str | os.PathLike | None, limit: float | None
+) -> Iterator[None]:
+    """Processes that sweep the same configs into the same store meanwhile; gone at the end, whatever ends it."""
+    if count < 1:
+        yield
+        return
+    threads = torch.get_num_threads()
+    share = max(1, threads // (count + 1))
+    context = multiprocessing.get_context("spawn")  # the only way that leaves torch's threads and CUDA alone
+    processes = [
+        context.Process(target=_help, args=(configs, store.path, data_folder, limit, share), daemon=True)
+        for _ in range(count)
+    ]
+    torch.set_num_threads(share)
+    try:
+        for process in processes:
+            process.start()
+        yield
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()  # only after Ctrl-C or an error is one still there; what it was doing is saved
+        torch.set_num_threads(threads)
+
+
+def _help(
+    configs: list[RunConfig], store: Path, data_folder: str | os.PathLike | None, limit: float | None, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # Ctrl-C reaches every process; the first one says what there is to say
+        sweep(configs, store, data_folder, progress=False, limit_seconds=limit)
 
 
 class _Progress:
