@@ -51,10 +51,10 @@ def describe(records: Sequence[RunRecord], best: int | None = None) -> str:
     names = [SETTINGS.get(s, s) for s in settings]
     over = "" if best is None else f", best {best}"
     first = tabulate(
-        points, [*names, "rate", f"accuracy %{over}", "train loss", "runs", "diverged"], disable_numparse=True
+        points, [*names, "effective rate", f"accuracy %{over}", "train loss", "runs", "diverged"], disable_numparse=True
     )
     second = tabulate(
-        choices, [*names, "best rate", "as good", f"accuracy %{over}", "chosen by"], disable_numparse=True
+        choices, [*names, "best effective rate", "as good", f"accuracy %{over}", "chosen by"], disable_numparse=True
     )
     text = "\n\n".join((first, second))
     return text + "".join(f"\nwarning: {w}" for w in warnings)
