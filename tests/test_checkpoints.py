@@ -66,7 +66,7 @@ def test_a_convolutional_run_resumes_too(tmp_path, monkeypatch):
 
 
 def test_a_diverged_run_resumes_to_the_same_step(tmp_path, monkeypatch):
-    config = RUN.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20, width=32, validation=0.0)
+    config = RUN.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20, width=32, validation=0.0, seed=1)
     whole = train(config, progress=False)
     assert whole.outcome == "diverged"
     assert whole.curve

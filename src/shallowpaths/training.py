@@ -17,6 +17,7 @@ from shallowpaths.checkpoints import Position
 from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
 from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.steps import Step
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,10 @@ def _run(
     images = len(data.train_images)
     if saver:
         saver.resume(network, optimizer, position)
+    step = Step(network, optimizer, data, config)
     with _progress_bar(config, images, position.epoch, progress) as bar:
         for epoch in range(position.epoch, config.total_epochs(images)):
-            result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update)
+            result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update, step)
             if result.first_bad_step is not None:
                 before = stepping.steps_before(epoch, images, config.batch_size)
                 return _diverged(before + result.first_bad_step, position.curve)
