@@ -110,6 +110,8 @@ def restore(path: Path, config: RunConfig, network: nn.Module, optimizer: torch.
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
     for device, state in content["generators"].items():
         {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
     return Position(**content["position"])

@@ -71,7 +71,7 @@ def _setting_help(name: str) -> str:
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
 )
 @click.option(
-    "--store", type=click.Path(path_type=Path, dir_okay=False), help="Append the record to this file of JSON lines."
+    "--store", type=click.Path(path_type=Path), help="Keep the record in this .jsonl file, or in this folder."
 )
 def train(effective_learning_rate: float | None, data_folder: Path | None, store: Path | None, **settings: Any) -> None:
     """Train one network and print its record."""
@@ -121,7 +121,9 @@ def _describe(record: runs.RunRecord) -> str:
 @main.command()
 @click.argument("plan", metavar="PLAN")
 @click.option(
-    "--store", type=click.Path(path_type=Path), help="Folder that keeps the records. Needed unless --dry-run."
+    "--store",
+    type=click.Path(path_type=Path),
+    help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
@@ -182,7 +184,8 @@ def _describe_plan(description: str, configs: list[runs.RunConfig]) -> str:
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     basis = (
         f"Predicted for this machine ({total.device}), one run after the other, from training steps of 16-layer networks "
-        "measured just now, times steps and blocks. Runs that diverge end early and cost less."
+        "measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        f"A device that sustained 10^13 operations a second would take {_duration(total.operations / 1e13)}."
     )
     return "\n\n".join((description, tabulate(rows, headers=headers, disable_numparse=True), basis))
 

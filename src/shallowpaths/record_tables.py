@@ -23,10 +23,14 @@ SETTINGS = {
     "batch_size": "batch",
     "l2": "L2",
 }
+EDGE_WARNING = (
+    "{} of {} best rates lie on their grid's edge. The optimum may lie beyond: "
+    "try larger rates than a high edge, smaller ones than a low edge"
+)
 
 
 def describe(records: Sequence[RunRecord], best: int | None = None) -> str:
-    """Both tables, with a warning for each optimum on its grid's edge.
+    """Both tables, and a warning if an optimum lies on its grid's edge.
 
     Args:
         best: as in `summarise`.
@@ -38,26 +42,21 @@ def describe(records: Sequence[RunRecord], best: int | None = None) -> str:
         raise ValueError("the store holds no record yet")
     groups = by_setting(records)
     settings = _telling(groups)
-    points, choices, warnings = [], [], []
+    points, choices, on_edge = [], [], 0
     for group in groups:
         name = tuple(str(getattr(group[0].config, s)) for s in settings)
         points += [(*name, *_point(runs, best)) for runs in _rising(group)]
         chosen = _choose(group)
         choices.append((*name, *_choice(chosen, group, best)))
-        if chosen.warning:
-            warnings.append(
-                f"{', '.join(f'{SETTINGS.get(s, s)} {v}' for s, v in zip(settings, name, strict=True))}: {chosen.warning}"
-            )
+        on_edge += chosen.on_edge is not None
     names = [SETTINGS.get(s, s) for s in settings]
-    over = "" if best is None else f", best {best}"
-    first = tabulate(
-        points, [*names, "effective rate", f"accuracy %{over}", "train loss", "runs", "diverged"], disable_numparse=True
+    accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
+    tables = (
+        (points, ("effective rate", accuracy, "train loss", "runs", "diverged")),
+        (choices, ("best effective rate", "as good", "on edge", accuracy, "chosen by")),
     )
-    second = tabulate(
-        choices, [*names, "best effective rate", "as good", f"accuracy %{over}", "chosen by"], disable_numparse=True
-    )
-    text = "\n\n".join((first, second))
-    return text + "".join(f"\nwarning: {w}" for w in warnings)
+    text = "\n\n".join(tabulate(rows, [*names, *more], disable_numparse=True) for rows, more in tables)
+    return text + (f"\n\nwarning: {EDGE_WARNING.format(on_edge, len(groups))}" if on_edge else "")
 
 
 def _telling(groups: list[list[RunRecord]]) -> list[str]:
@@ -93,7 +92,7 @@ def _choose(group: list[RunRecord]) -> BestRate:
 def _choice(chosen: BestRate, group: list[RunRecord], best: int | None) -> tuple[str, ...]:
     by = "validation accuracy" if group[0].config.validation else "training loss"
     if chosen.effective_rate is None:
-        return "-", "-", "-", "every rate diverged"
+        return "-", "-", "-", "-", "every rate diverged"
     runs = [r for r in group if r.config.effective_learning_rate == chosen.effective_rate]
     low, high = chosen.as_good
-    return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", _accuracy(runs, best), by
+    return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", chosen.on_edge or "no", _accuracy(runs, best), by
