@@ -1,5 +1,8 @@
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from click.testing import CliRunner
 
 from shallowpaths import recipes
 from shallowpaths.cli import main
-from shallowpaths.records import load_records
+from shallowpaths.stores import load_records
 
 QUICK = ["--network", "residual-mlp", "--depth", "6", "--width", "8", "--epochs", "1", "--device", "cpu"]
 
@@ -91,3 +94,127 @@ def test_the_installed_command_answers_as_a_module_too():
         check=True,
     )
     assert "0.1.0" in result.stdout
+
+
+PLAN = """
+[common]
+network = "residual-mlp"
+depth = 6
+width = 8
+epochs = 1
+validation = 0.1
+device = "cpu"
+[[grid]]
+recipe = ["batchnorm", "skipinit"]
+effective_learning_rate = "2^-6..2^-4"
+seed = [0, 1]
+[[runs]]
+recipe = "unnormalized"
+depth = 300
+width = 64
+learning_rate = 0.5
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "mine.toml").write_text(PLAN)
+    return str(tmp_path / "mine.toml")
+
+
+def test_sweep_runs_a_plan_once_and_records_shows_it(tmp_path, plan):
+    store = tmp_path / "store"
+    first = invoke("sweep", plan, "--store", str(store))
+    assert first.exit_code == 0, first.output
+    assert "13 of 13 runs are in" in first.output
+    assert "1 of them diverged" in first.output
+    before = (store / "records.jsonl").read_bytes()
+    assert invoke("sweep", plan, "--store", str(store)).exit_code == 0
+    assert (store / "records.jsonl").read_bytes() == before
+
+    shown = invoke("records", str(store), "--best", "1").output
+    points, choices, warning = (part.splitlines()[2:] or part for part in shown.split("\n\n"))
+    assert len(points) == 7
+    records = load_records(store / "records.jsonl")
+    here = [r for r in records if (r.config.recipe, r.config.effective_learning_rate) == ("skipinit", 2**-4)]
+    (line,) = (p.split() for p in points if "skipinit " in p and " 0.0625 " in p)
+    assert line[-4:] == [
+        f"{100 * max(r.test_accuracy for r in here):.2f}",
+        f"{sum(r.train_loss for r in here) / 2:.4f}",
+        "2",
+        "0",
+    ]
+    assert sum("validation accuracy" in c for c in choices) == 2
+    assert sum("every rate diverged" in c for c in choices) == 1
+    assert warning.startswith("warning: ")
+    assert "of 3 best rates lie on their grid's edge" in warning
+
+
+def test_a_limited_sweep_says_what_is_left_out(tmp_path, plan):
+    result = invoke("sweep", plan, "--store", str(tmp_path / "store"), "--limit-seconds", "0")
+    assert (result.exit_code, "0 of 13 runs" in result.output) == (0, True)
+
+
+def test_dry_run_predicts_and_runs_nothing(tmp_path, plan):
+    result = invoke("sweep", plan, "--dry-run", "--store", str(tmp_path / "store"))
+    assert result.exit_code == 0, result.output
+    last = next(line for line in result.output.splitlines() if line.startswith("all"))
+    assert last.split()[1] == "13"
+    assert "measured just now" in result.output
+    assert "10^13 operations a second" in result.output
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="this system has no signals")
+def test_ctrl_c_says_how_to_go_on(tmp_path, plan):
+    text = Path(plan).read_text().replace("epochs = 1", "epochs = 500")
+    Path(plan).write_text(text)
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", "from shallowpaths.cli import main; main()", "sweep", plan, "--store", str(store)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(store.glob("records.jsonl.claims/*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+BAD_SWEEPS = [
+    (["quick-dept", "--store", "STORE"], "Shipped are gpu-batch-size"),
+    (["quick-depth"], "--store"),
+    (["PLAN", "--store", "STORE/mine.toml/no"], "cannot be written"),
+    (["PLAN", "--store", "STORE", "--device", "tpu"], "tpu"),
+    (["PLAN", "--store", "STORE", "--limit-seconds", "-1"], "limit-seconds"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_SWEEPS)
+def test_bad_sweeps_are_refused(tmp_path, plan, arguments, message):
+    result = invoke("sweep", *(a.replace("PLAN", plan).replace("STORE", str(tmp_path)) for a in arguments))
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_plans_mistake_is_one_line(tmp_path):
+    (tmp_path / "bad.toml").write_text("[[grid]]\nsead = [0, 1]\n")
+    result = invoke("sweep", str(tmp_path / "bad.toml"), "--dry-run")
+    assert result.exit_code == 2
+    assert "no key 'sead'; did you mean 'seed'" in result.output
+
+
+def test_records_of_nothing_are_refused(tmp_path):
+    assert invoke("records", str(tmp_path)).exit_code == 2
+    (tmp_path / "records.jsonl").write_text("")
+    result = invoke("records", str(tmp_path))
+    assert (result.exit_code, "holds no record yet" in result.output) == (2, True)
+
+
+def test_train_takes_a_budget_in_steps():
+    result = invoke("train", *QUICK[:6], "--steps", "3", "--device", "cpu")
+    assert (result.exit_code, " 3 steps" in result.output) == (0, True)
+    assert invoke("train", *QUICK, "--steps", "3").exit_code == 2

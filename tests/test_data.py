@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from shallowpaths import data
-from shallowpaths.data import crop_and_flip, draw_augmentation
+from shallowpaths.data import PaddedPixels, crop_and_flip, draw_augmentation
 from shallowpaths.torchvision_import import import_torchvision
 
 functional = import_torchvision("transforms.v2.functional")
@@ -58,6 +58,31 @@ def test_crop_and_flip_equals_torchvisions_pad_crop_and_flip():
     for image, (top, left), flip, found in zip(images, offsets.tolist(), flips, ours, strict=True):
         expected = functional.crop(functional.pad(image, [4, 4, 4, 4]), top, left, 32, 32)
         assert torch.equal(found, functional.hflip(expected) if flip else expected)
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (2, 5, 7), (3, 32, 32), (4, 6, 4)])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_the_one_gather_equals_pad_crop_and_flip(channels, height, width, padding):
+    images = torch.randint(0, 256, (60, channels, height, width), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 60, (500,), generator=generator)
+    offsets, flips = draw_augmentation(500, padding, flips=True, generator=generator)
+    found = PaddedPixels(images, padding).crop_and_flip(index, offsets, flips)
+    assert torch.equal(found, crop_and_flip(images[index], padding, offsets, flips))
+
+
+def test_images_of_many_channels_have_no_padded_pixels():
+    with pytest.raises(ValueError, match="5 channels"):
+        PaddedPixels(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), 1)
+
+
+def test_standardizing_leaves_the_images_alone_in_any_layout():
+    digits = data.load("digits")
+    images = digits.train_images[:64].clone()
+    expected = (images.float() - digits.mean) / digits.std
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.equal(digits.standardize(images.to(memory_format=layout)), expected)
+    assert torch.equal(images, digits.train_images[:64])
 
 
 def test_offsets_and_flips_are_uniform_and_independent_per_image():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shallowpaths.networks import ResidualMLP, WideResNet, build, count_parameters
+from shallowpaths.networks import ResidualMLP, Scale, WideResNet, build, count_parameters
 from shallowpaths.recipes import NAMES, get_recipe
 from shallowpaths.runs import RunConfig
 
@@ -141,6 +141,55 @@ def test_build_follows_the_config():
     assert len(network.blocks) == 8
     assert network.head[-2].p == 0.3
     assert torch.equal(*(build(RunConfig(seed=4), (3, 32, 32), 10).input_layer.weight for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Conv2d(3, 4, 3, 2, padding=1), (2, 3, 8, 8)),
+        (torch.nn.Conv2d(4, 4, 3, groups=2, dilation=2, bias=False), (2, 4, 8, 8)),
+        (torch.nn.Linear(5, 6), (7, 5)),
+        (torch.nn.Linear(5, 6, bias=False), (7, 5)),
+    ],
+)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, -2.0])
+def test_alpha_on_the_weights_equals_alpha_on_the_output(layer, shape, alpha):
+    """Output and every gradient, in float64."""
+    scale, layer = Scale(alpha).double(), layer.double()
+    scale.reset_parameters()
+    x = torch.randn(shape, dtype=torch.float64, generator=generator(), requires_grad=True)
+    leaves = [x, scale.alpha, *layer.parameters()]
+    branches = scale.after(layer, x), scale(layer(x))
+    found = [(branch, *torch.autograd.grad((branch**2 + branch).sum(), leaves)) for branch in branches]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recipe", ["skipinit-0.3", "skipinit-biases", "fixup"])
+def test_the_addition_sees_the_branch_with_its_scalar(recipe):
+    """The measurements' hooks stand at the addition."""
+    block = ResidualMLP(6, 16, recipe, inputs=16).blocks[0]
+    torch.nn.init.normal_(block.layers[-1].weight)
+    torch.nn.init.constant_(block.scale.alpha, 0.3)
+    seen = []
+    block.addition.register_forward_hook(lambda _module, arguments, _output: seen.append(arguments[1]))
+    x = torch.randn(4, 16)
+    block(x)
+    branch = x
+    for preactivation, layer in zip(block.preactivations, block.layers, strict=True):
+        branch = layer(preactivation(branch))
+    torch.testing.assert_close(seen[0], 0.3 * branch)
+
+
+@pytest.mark.parametrize("network", ["wide-resnet", "residual-mlp"])
+def test_ghost_batches_separate_what_is_in_them(network):
+    """With ghost batches of 4, the first four images are seen as if alone; the weights are those without ghosts."""
+    config = RunConfig(network=network, depth=10, ghost_batch=4)
+    ghost, alone = (build(c, (1, 8, 8), 10).double() for c in (config, config.replace(ghost_batch=None)))
+    images = torch.randn(10, 1, 8, 8, dtype=torch.float64, generator=generator())
+    torch.testing.assert_close(ghost(images)[:4], alone(images[:4]), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(ghost(images)[:4], alone(images)[:4])
+    assert ghost.head[0][0].num_batches_tracked == 6  # two calls of three chunks
 
 
 @pytest.mark.parametrize(

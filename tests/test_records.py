@@ -1,10 +1,8 @@
-import json
-import logging
 import math
 
 import pytest
 
-from shallowpaths.records import Store, best_rate, group_by, rate_reaching, summarise
+from shallowpaths.records import best_rate, by_setting, group_by, rate_reaching, summarise, validation_error
 from shallowpaths.runs import RunConfig, RunRecord
 
 
@@ -16,44 +14,6 @@ def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
     return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
 
 
-def test_what_is_stored_is_loaded(tmp_path):
-    store = Store(tmp_path / "new" / "runs.jsonl")
-    records = [record(seed=s) for s in range(3)]
-    for r in records:
-        store.append(r)
-    assert store.load() == records == Store(store.path).load()
-
-
-def test_one_json_line_a_record(tmp_path):
-    store = Store(tmp_path / "runs.jsonl")
-    store.append(record())
-    store.append(record(loss=math.inf))
-    lines = store.path.read_text().splitlines()
-    assert [json.loads(line)["outcome"] for line in lines] == ["finished", "diverged"]
-
-
-def test_damaged_lines_are_reported_and_lose_nothing_else(tmp_path, caplog):
-    store = Store(tmp_path / "runs.jsonl")
-    good = [record(seed=s) for s in range(3)]
-    store.append(good[0])
-    with store.path.open("ab") as file:
-        file.write(
-            b'{"config": {}}\n\xff\xfe\n\n' + good[1].to_json().encode()[:40]
-        )  # the last one cut short by a kill
-    store.append(good[2])
-    with caplog.at_level(logging.WARNING):
-        assert store.load() == [good[0], good[2]]
-    assert [f"line {n} is damaged" in caplog.text for n in (2, 3, 5)] == [True] * 3
-
-
-def test_an_unwritable_store_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        Store(tmp_path / "file" / "runs.jsonl")
-    with pytest.raises(ValueError, match="cannot be written"):
-        Store(tmp_path)
-
-
 def test_summary_of_three_runs_by_hand():
     point = summarise(
         [record(seed=s, loss=x, accuracy=a) for s, (x, a) in enumerate([(1.0, 0.5), (2.0, 0.6), (3.0, 0.7)])]
@@ -63,6 +23,37 @@ def test_summary_of_three_runs_by_hand():
     assert summarise([record(), record(loss=math.inf, seed=1)]).train_loss == math.inf
     with pytest.raises(ValueError, match="no record"):
         summarise([])
+
+
+def test_best_five_of_seven_by_hand():
+    accuracies = [0.5, 0.9, 0.7, 0.8, 0.6, 0.1, 1.0]
+    runs = [record(seed=s, accuracy=a) for s, a in enumerate(accuracies)]
+    point = summarise([*runs, record(seed=7, loss=math.inf)], best=5)
+    assert point.accuracy == pytest.approx(0.8)  # of 1.0, 0.9, 0.8, 0.7, 0.6
+    assert point.accuracy_std == pytest.approx(math.sqrt(0.1 / 4))
+    assert (point.finished, point.diverged) == (7, 1)
+    assert summarise(runs[:2], best=5).accuracy == pytest.approx(0.7)
+    assert summarise(runs, best=1).accuracy_std is None
+    with pytest.raises(ValueError, match="best 0"):
+        summarise(runs, best=0)
+
+
+def test_rates_are_chosen_on_the_validation_split():
+    def run(rate, train_loss, validation_accuracy):
+        made = record(rate, loss=train_loss, validation=0.1)
+        made.curve[-1]["validation_accuracy"] = validation_accuracy
+        return made
+
+    runs = [run(0.01, 1.0, 0.5), run(0.02, 2.0, 0.9), run(0.04, 3.0, 0.8), record(0.08, loss=math.inf, validation=0.1)]
+    best = best_rate(runs, validation_error)
+    assert (best.effective_rate, best.loss, best.largest_stable) == pytest.approx((0.2, 0.1, 0.4))
+    with pytest.raises(ValueError, match="no validation split"):
+        best_rate([record()], validation_error)
+
+
+def test_settings_are_all_but_rate_and_seed():
+    runs = [record(), record(0.1), record(seed=1), record(batch_size=32), record(0.1, batch_size=32)]
+    assert by_setting(runs) == [runs[:3], runs[3:]]
 
 
 def test_groups_keep_their_order():
@@ -84,7 +75,10 @@ def test_best_rate_by_hand():
     ("losses", "edge"), [((1.0, 2.0, 3.0), "low"), ((3.0, 2.0, 1.0), "high"), ((2.0, 1.0, 3.0), None)]
 )
 def test_an_optimum_on_the_grids_edge_is_reported(losses, edge):
-    assert best_rate([record(0.01 * 2**i, loss=x) for i, x in enumerate(losses)]).on_edge == edge
+    best = best_rate([record(0.01 * 2**i, loss=x) for i, x in enumerate(losses)])
+    assert best.on_edge == edge
+    beyond = {"low": "0.1, is the grid's low edge: try smaller", "high": "0.4, is the grid's high edge: try larger"}
+    assert best.warning is None if edge is None else beyond[edge] in best.warning
 
 
 def test_a_run_no_better_than_guessing_is_not_stable():

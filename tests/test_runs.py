@@ -27,7 +27,13 @@ def test_bad_depths_of_a_wide_resnet(depth):
         ("device", "tpu"),
         ("width", 0),
         ("epochs", 1.5),
+        ("epochs", 0),
+        ("steps", 0),
+        ("steps", 2.0),
         ("batch_size", 0),
+        ("ghost_batch", 0),
+        ("ghost_batch", 1),
+        ("ghost_batch", True),
         ("seed", -1),
         ("learning_rate", 0),
         ("learning_rate", -0.1),
@@ -51,6 +57,24 @@ def test_effective_rate_is_the_papers():
     assert config.effective_learning_rate == pytest.approx(0.5)
     with pytest.raises(ValueError, match="not both"):
         RunConfig.at_effective_rate(0.5, learning_rate=0.1)
+
+
+def test_the_budget_is_given_in_epochs_or_in_steps():
+    assert (RunConfig().epochs, RunConfig().steps) == (5, None)
+    assert (RunConfig(steps=7).epochs, RunConfig(steps=7).steps) == (None, 7)
+    with pytest.raises(ValueError, match="both given"):
+        RunConfig(epochs=1, steps=7)
+    assert RunConfig.from_dict(RunConfig(steps=7).to_dict()) == RunConfig(steps=7)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "epochs"),
+    [({"epochs": 3}, 4, 3), ({"steps": 4}, 4, 3), ({"steps": 1}, 1, 1), ({"steps": 3}, 3, 2), ({"steps": 25}, 25, 16)],
+)
+def test_steps_and_epochs_of_a_budget_by_hand(budget, steps, epochs):
+    """100 images in batches of 64: steps end at images 64, 128, 192, 256, ..., epochs at 100, 200, 300, ..."""
+    config = RunConfig(batch_size=64, **budget)
+    assert (config.total_steps(100), config.total_epochs(100)) == (steps, epochs)
 
 
 def test_key_tells_configs_apart_and_nothing_else():

@@ -46,9 +46,27 @@ def test_a_diverged_run_is_recorded_as_diverged():
 
 
 def test_a_network_that_blows_up_later_keeps_its_curve():
-    record = train(SMALL.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20), progress=False)
+    record = train(SMALL.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20, seed=1), progress=False)
     assert record.outcome == "diverged"
     assert record.diverged_step // 22 - 1 <= len(record.curve) <= record.diverged_step // 22 + 1
+
+
+@pytest.mark.parametrize("steps", [1, 22, 30])
+def test_a_budget_in_steps_ends_after_that_many(steps):
+    """1437 images in batches of 64: an epoch has 22 steps, and the last one of the run may be shorter."""
+    record = train(SMALL.replace(epochs=None, steps=steps, schedule="constant"), progress=False)
+    assert len(record.curve) == (1 if steps <= 22 else 2)
+    if steps == 22:
+        assert record.curve == train(SMALL.replace(epochs=1, schedule="constant"), progress=False).curve
+    else:
+        assert record.curve[0]["train_accuracy"] * 64 * min(steps, 22) == pytest.approx(
+            round(record.curve[0]["train_accuracy"] * 64 * min(steps, 22))
+        )
+
+
+def test_the_schedule_spans_a_budget_in_steps():
+    record = train(SMALL.replace(epochs=None, steps=30), progress=False)
+    assert record.curve[-1]["learning_rate"] == pytest.approx(SMALL.learning_rate * 0.5**10)
 
 
 def test_bfloat16_runs_and_differs_a_little():

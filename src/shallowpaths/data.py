@@ -61,7 +61,8 @@ class Dataset:
 
     def standardize(self, images: Tensor) -> Tensor:
         """uint8 [N, C, H, W] -> float32, each channel with mean 0 and standard deviation 1 over the training set."""
-        return (images.float() - self.mean) / self.std
+        pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return pixels.sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on another device."""
@@ -128,6 +129,35 @@ def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) 
     image = torch.arange(len(images), device=images.device)[:, None, None]
     cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C], one gather
     return cropped.permute(0, 3, 1, 2)
+
+
+class PaddedPixels:
+    """Images padded once, each pixel one number: a batch's crops and flips are then a single gather.
+
+    Args:
+        images: uint8 [N, C, H, W] with at most 4 channels. They stay on their device, in (H + 2p)(W + 2p) bytes an
+            image for one channel, four times that for more.
+        padding: p, zeros on each side.
+    """
+
+    def __init__(self, images: Tensor, padding: int):
+        self.channels, self.height, self.width = images.shape[1:]
+        if self.channels > 4:
+            raise ValueError(f"images with {self.channels} channels: at most 4 fit into one number a pixel")
+        room = 1 if self.channels == 1 else 4  # bytes a pixel
+        padded = F.pad(images.permute(0, 2, 3, 1), (0, room - self.channels, padding, padding, padding, padding))
+        self.padded_height, self.padded_width = padded.shape[1:3]
+        self.numbers = padded.contiguous().view(-1) if room == 1 else padded.contiguous().view(torch.int32).view(-1)
+
+    def crop_and_flip(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+        """As the function of that name, for the images at `index`, int64 [B]; uint8 [B, C, H, W], strided."""
+        device = self.numbers.device
+        rows = (index * self.padded_height + offsets[:, 0])[:, None] + torch.arange(self.height, device=device)
+        columns = torch.arange(self.width, device=device).expand(len(index), -1)
+        columns = offsets[:, 1:] + torch.where(flips[:, None], self.width - 1 - columns, columns)
+        places = (rows * self.padded_width)[:, :, None] + columns[:, None, :]  # [B, H, W]
+        pixels = self.numbers.index_select(0, places.view(-1)).view(torch.uint8)
+        return pixels.view(*places.shape, -1).permute(0, 3, 1, 2)[:, : self.channels]
 
 
 def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:

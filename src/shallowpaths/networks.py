@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shallowpaths.ghost import GhostBatchNorm
 from shallowpaths.recipes import Recipe, get_recipe
 from shallowpaths.runs import RunConfig, blocks_of, one_of
 
@@ -36,6 +37,17 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.alpha * x
+
+    def after(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """alpha * layer(x), with alpha on the layer's weights: no pass over the activations, forward or backward.
+
+        layer: an nn.Conv2d with zeros around its images, or an nn.Linear.
+        """
+        weight = self.alpha * layer.weight
+        bias = None if layer.bias is None else self.alpha * layer.bias
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 class Shift(nn.Module):
@@ -113,10 +125,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> [N, C', ...]
         out = self.preactivations[0](x)
         skip = x if self.shortcut is None else self.shortcut(out)
-        branch = self.layers[0](out)
-        for preactivation, layer in zip(self.preactivations[1:], self.layers[1:], strict=True):
-            branch = layer(preactivation(branch))
-        return self.norm_after(self.addition(skip, self.scale(branch)))
+        for preactivation, layer in zip(self.preactivations[1:], self.layers[:-1], strict=True):
+            out = preactivation(layer(out))
+        last = self.layers[-1]
+        branch = self.scale.after(last, out) if isinstance(self.scale, Scale) else last(out)
+        return self.norm_after(self.addition(skip, branch))
 
 
 class ResidualNetwork(nn.Module):
@@ -182,6 +195,7 @@ class WideResNet(ResidualNetwork):
         channels, classes: of the images, of the labels.
         dropout: rate before the classifier, used by recipes that have dropout.
         generator: source of the initial weights; None uses torch's own random state.
+        ghost_batch: images over which batch normalization takes its statistics; None takes the whole batch.
 
     Shapes:
         [N, channels, H, W] -> [N, classes], for any H and W of at least 4.
@@ -196,12 +210,14 @@ class WideResNet(ResidualNetwork):
         classes: int = 10,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        ghost_batch: int | None = None,
     ):
         super().__init__()
         count = blocks_of(depth, "wide-resnet")
         _at_least_one(width=width, channels=channels, classes=classes)
         self.recipe, self.activation = _as_recipe(recipe), "relu"
         conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
+        normalization = _normalization(nn.BatchNorm2d, ghost_batch)
         with torch.device("meta"):  # no weight is drawn twice
             self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
             blocks, inputs = [], IMAGE_CHANNELS[0]
@@ -211,10 +227,10 @@ class WideResNet(ResidualNetwork):
                     layers = [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
                     projects = self.recipe.skip_path and (stride > 1 or inputs != outputs)
                     shortcut = conv(inputs, outputs, 1, stride) if projects else None
-                    blocks.append(ResidualBlock(layers, self.recipe, count, nn.BatchNorm2d, shortcut=shortcut))
+                    blocks.append(ResidualBlock(layers, self.recipe, count, normalization, shortcut=shortcut))
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
-            self.head = _head(inputs, classes, self.recipe, nn.BatchNorm2d, "relu", dropout, pool=True)
+            self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
         self.to_empty(device="cpu").reset_parameters(generator)
 
 
@@ -228,7 +244,7 @@ class ResidualMLP(ResidualNetwork):
         inputs, classes: numbers of input features and of labels.
         layers_per_block: fully connected layers on each branch.
         activation: "relu", or "linear" for none.
-        dropout, generator: as in WideResNet.
+        dropout, generator, ghost_batch: as in WideResNet.
 
     Shapes:
         [N, inputs], or anything that flattens to it -> [N, classes].
@@ -245,6 +261,7 @@ class ResidualMLP(ResidualNetwork):
         activation: str = "relu",
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        ghost_batch: int | None = None,
     ):
         super().__init__()
         count = blocks_of(depth, "residual-mlp")
@@ -256,6 +273,7 @@ class ResidualMLP(ResidualNetwork):
                 f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2"
             )
         linear = functools.partial(nn.Linear, bias=self.recipe.biases)
+        normalization = _normalization(nn.BatchNorm1d, ghost_batch)
         with torch.device("meta"):
             self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
             self.blocks = nn.Sequential(
@@ -264,13 +282,13 @@ class ResidualMLP(ResidualNetwork):
                         [linear(width, width) for _ in range(layers_per_block)],
                         self.recipe,
                         count,
-                        nn.BatchNorm1d,
+                        normalization,
                         activation,
                     )
                     for _ in range(count)
                 )
             )
-            self.head = _head(width, classes, self.recipe, nn.BatchNorm1d, activation, dropout, pool=False)
+            self.head = _head(width, classes, self.recipe, normalization, activation, dropout, pool=False)
         self.to_empty(device="cpu").reset_parameters(generator)
 
 
@@ -283,6 +301,7 @@ def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> Residu
         "recipe": config.recipe,
         "classes": classes,
         "dropout": config.dropout,
+        "ghost_batch": config.ghost_batch,
     }
     if config.network == "wide-resnet":
         return WideResNet(channels=image_shape[0], generator=generator, **common)
@@ -317,6 +336,10 @@ def _head(
         nn.Linear(channels, classes),
     ]
     return nn.Sequential(*(part for part in parts if part is not None))
+
+
+def _normalization(whole_batch: Normalization, ghost_batch: int | None) -> Normalization:
+    return whole_batch if ghost_batch is None else functools.partial(GhostBatchNorm, ghost_batch=ghost_batch)
 
 
 def _as_recipe(recipe: str | Recipe) -> Recipe:

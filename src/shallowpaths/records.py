@@ -1,69 +1,14 @@
-"""The record store: one JSON line a run, appended safely, read back whole; and what many runs say together."""
+"""What many runs say together: mean and spread over seeds, and the best learning rate."""
 
 import itertools
 import json
-import logging
 import math
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from filelock import FileLock
 
 from shallowpaths.runs import RunRecord
-
-log = logging.getLogger(__name__)
-
-
-class Store:
-    """A file of run records, one JSON line each. `pandas.read_json(path, lines=True)` reads it too.
-
-    Args:
-        path: the file; it and its folder are made when first needed.
-
-    Raises:
-        ValueError: the file cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser()
-        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self.path.open("a"):
-                pass
-        except OSError as error:
-            raise ValueError(f"the record store {self.path} cannot be written: {error.strerror or error}") from error
-
-    def append(self, record: RunRecord) -> None:
-        """Add a record; when this returns, it is on the disk."""
-        with self._lock, self.path.open("rb+") as file:
-            file.seek(0, os.SEEK_END)
-            if file.tell() and not _ends_with_newline(file):
-                file.write(b"\n")  # a line that was cut short stays one damaged line
-            file.write(record.to_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def load(self) -> list[RunRecord]:
-        """Every record that can be read, in order; each line that cannot is reported in a warning and passed over."""
-        return load_records(self.path)
-
-
-def load_records(path: str | os.PathLike) -> list[RunRecord]:
-    """The records of one file (see Store.load)."""
-    records = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(RunRecord.from_json(line.decode()))
-        except ValueError as error:  # json's and unicode's errors are ValueErrors too
-            log.warning("%s, line %d is damaged and passed over: %s", path, number, error)
-    return records
 
 
 @dataclass(frozen=True)
@@ -71,7 +16,8 @@ class Point:
     """What the runs of one setting, over seeds, say together.
 
     Attributes:
-        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished; None if none did.
+        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished, or the best of them; None if none
+            did, and no standard deviation of a single one.
         train_loss: mean training loss over the last epoch; infinite if any run diverged.
         finished, diverged: number of runs.
     """
@@ -83,22 +29,29 @@ class Point:
     diverged: int
 
 
-def summarise(records: Iterable[RunRecord]) -> Point:
+def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
     """One Point from the runs of one setting.
 
+    Args:
+        best: take the accuracy's mean and standard deviation over this many of the finished runs, those with the highest
+            test accuracy (the protocol's "best 5 of 7"); None takes all. It flatters every method alike.
+
     Raises:
-        ValueError: no record was given.
+        ValueError: no record was given, or `best` is below 1.
     """
     runs = list(records)
     if not runs:
         raise ValueError("there is no record to summarise")
-    accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    if best is not None and best < 1:
+        raise ValueError(f"best {best} must be at least 1")
+    all_accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    accuracies = sorted(all_accuracies, reverse=True)[:best]
     return Point(
         accuracy=statistics.fmean(accuracies) if accuracies else None,
         accuracy_std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
         train_loss=statistics.fmean(r.train_loss for r in runs),
-        finished=len(accuracies),
-        diverged=len(runs) - len(accuracies),
+        finished=len(all_accuracies),
+        diverged=len(runs) - len(all_accuracies),
     )
 
 
@@ -108,6 +61,15 @@ def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[R
     for record in records:
         groups[tuple(getattr(record.config, s) for s in settings)].append(record)
     return dict(groups)
+
+
+def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """Records in groups that differ in learning rate and seed only, in order of first appearance."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        setting = {**record.config.to_dict(), "learning_rate": 0, "seed": 0}
+        groups[json.dumps(setting, sort_keys=True)].append(record)
+    return list(groups.values())
 
 
 @dataclass(frozen=True)
@@ -132,10 +94,31 @@ class BestRate:
     on_edge: str | None
     between_rates: float | None
 
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the grid does not show where the optimum is, else None."""
+        if self.on_edge is None:
+            return None
+        beyond = {"low": "smaller", "high": "larger"}[self.on_edge]
+        return f"the best rate, {self.effective_rate:g}, is the grid's {self.on_edge} edge: try {beyond} rates too"
+
 
 def final_train_loss(record: RunRecord) -> float:
     """The training loss over the last epoch, infinite for a diverged run: the default criterion of `best_rate`."""
     return record.train_loss
+
+
+def validation_error(record: RunRecord) -> float:
+    """The share of the validation split that is classified wrongly after the last epoch, infinite for a diverged run.
+
+    Raises:
+        ValueError: the run held nothing out to choose on.
+    """
+    if record.outcome == "diverged":
+        return math.inf
+    if record.validation_accuracy is None:
+        raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
+    return 1 - record.validation_accuracy
 
 
 def best_rate(
@@ -154,8 +137,7 @@ def best_rate(
     """
     if not records:
         raise ValueError("there is no record to choose a rate from")
-    settings = {json.dumps({**r.config.to_dict(), "learning_rate": 0, "seed": 0}, sort_keys=True) for r in records}
-    if len(settings) > 1:
+    if len(by_setting(records)) > 1:
         raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
     by_rate = {
         rate: [criterion(r) for r in runs]
@@ -202,8 +184,3 @@ def rate_reaching(records: Sequence[RunRecord], loss: float) -> float:
             part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
             return rate * (next_rate / rate) ** part
     raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
-
-
-def _ends_with_newline(file) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

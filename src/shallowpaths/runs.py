@@ -15,6 +15,7 @@ PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("paper", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OUTCOMES = ("finished", "diverged")
+DEFAULT_EPOCHS = 5
 
 
 def one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -52,8 +53,10 @@ class RunConfig:
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
         data: "digits" (8 x 8 grey, ships with scikit-learn) or "cifar10".
-        epochs: passes over the training split.
+        epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
+        steps: the budget, as optimizer steps, instead of epochs.
         batch_size: images per step.
+        ghost_batch: images over which batch normalization takes its statistics in training; None takes the whole batch.
         learning_rate: the optimizer's own rate, not the effective one (see `effective_learning_rate`).
         momentum: heavy-ball momentum of SGD.
         l2: coefficient of the L2 penalty that is added to the gradient.
@@ -72,8 +75,10 @@ class RunConfig:
     depth: int = 16
     width: int = 1
     data: str = "digits"
-    epochs: int = 5
+    epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 64
+    ghost_batch: int | None = None
     learning_rate: float = 0.05
     momentum: float = 0.9
     l2: float = 5e-4
@@ -93,13 +98,33 @@ class RunConfig:
         one_of("precision", self.precision, PRECISIONS)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("device", self.device, DEVICES)
-        for name in ("width", "epochs", "batch_size"):
+        self._settle_budget()
+        for name in ("width", "batch_size"):
             _whole(name, getattr(self, name), at_least=1)
+        if self.ghost_batch is not None:
+            _whole("ghost_batch", self.ghost_batch, at_least=2)  # one image has no variance
         _whole("seed", self.seed, at_least=0)
         _number("learning_rate", self.learning_rate, above=0)
         _number("l2", self.l2, at_least=0)
         for name in ("momentum", "dropout", "validation"):
             _number(name, getattr(self, name), at_least=0, below=1)
+
+    def _settle_budget(self) -> None:
+        """Exactly one of epochs and steps is set afterwards."""
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given: set one of them to None")
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+        name = "epochs" if self.steps is None else "steps"
+        _whole(name, getattr(self, name), at_least=1)
+
+    def total_steps(self, images: int) -> int:
+        """Optimizer steps of the whole run on a training split of `images` images."""
+        return self.steps if self.epochs is None else self.epochs * images // self.batch_size
+
+    def total_epochs(self, images: int) -> int:
+        """Epochs that the run enters; a budget in steps may end within the last one."""
+        return -(-self.steps * self.batch_size // images) if self.epochs is None else self.epochs
 
     @property
     def blocks(self) -> int:

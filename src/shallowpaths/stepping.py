@@ -3,19 +3,19 @@
 Order and augmentation are functions of (seed, epoch) alone, so that any epoch can be repeated by itself.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shallowpaths.data import Dataset, crop_and_flip, draw_augmentation
+from shallowpaths.data import Dataset, draw_augmentation
 from shallowpaths.runs import RunConfig
+from shallowpaths.steps import Step, autocast
 
 EVALUATION_BATCH = 1000
-CHECK_EVERY = {"cpu": 1, "cuda": 50, "mps": 50}  # steps between looks at the loss; a look stops a GPU's queue
+LOOK_EVERY = 50  # steps between looks at a GPU's loss
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -30,14 +30,19 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
     return 0.5 ** (tenths + 1)
 
 
-def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
-    """SGD with heavy-ball momentum; the L2 penalty on all weights, on scalars and vectors only if the config says so."""
+def make_optimizer(network: nn.Module, config: RunConfig, fused: bool | None = None) -> torch.optim.SGD:
+    """SGD with heavy-ball momentum; the L2 penalty on all weights, on scalars and vectors only if the config says so.
+
+    fused: one kernel for the update of a parameter; None takes it where torch has it.
+    """
     parameters = [p for p in network.parameters() if p.requires_grad]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters) if fused is None else fused
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.l2},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": config.l2 if config.l2_on_scalars else 0.0},
     ]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=config.learning_rate, momentum=config.momentum)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)
 
 
 def steps_before(epoch: int, images: int, batch_size: int) -> int:
@@ -58,19 +63,16 @@ def image_order(seed: int, epoch: int, images: int, batch_size: int) -> Tensor:
     return stream[start : start + last - first].view(-1, batch_size)
 
 
-def training_batches(data: Dataset, config: RunConfig, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch's batches: standardized float32 images [B, C, H, W] and labels [B], on the data's device."""
-    device = data.train_images.device
-    order = image_order(config.seed, epoch, len(data.train_images), config.batch_size)
+def epoch_plan(data: Dataset, config: RunConfig, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What each of an epoch's S steps uses: images [S, B], crop offsets [S, B, 2] and flips [S, B], on the data's device."""
+    count = len(data.train_images)
+    left = config.total_steps(count) - steps_before(epoch, count, config.batch_size)  # a budget in steps may end here
+    order = image_order(config.seed, epoch, count, config.batch_size)[:left]
     offsets, flips = draw_augmentation(
         order.numel(), data.padding, data.flips, _generator(config.seed, epoch, "augmentation")
     )
-    order, offsets, flips = (t.to(device) for t in (order, offsets.view(*order.shape, 2), flips.view(order.shape)))
-    for index, offset, flip in zip(order, offsets, flips, strict=True):
-        images = data.train_images[index]
-        if config.augment:
-            images = crop_and_flip(images, data.padding, offset, flip)
-        yield data.standardize(images), data.train_labels[index]
+    parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
+    return tuple(part.to(data.train_images.device) for part in parts)
 
 
 @dataclass
@@ -89,30 +91,56 @@ def train_epoch(
     config: RunConfig,
     epoch: int,
     on_step: Callable[[], object],
+    step: Step | None = None,
 ) -> EpochResult:
-    """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite."""
-    device = data.train_images.device
-    first, steps = (steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, config.epochs))
+    """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite.
+
+    step: of this network and optimizer. A run of many epochs makes it once; None makes it here.
+    """
+    step = Step(network, optimizer, data, config) if step is None else step
+    first = steps_before(epoch, len(data.train_images), config.batch_size)
+    steps = config.total_steps(len(data.train_images))
     losses, correct = [], []
+    watch = _Watch(data.train_images.device)
     network.train()
-    for step, (images, labels) in enumerate(training_batches(data, config, epoch)):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(config.schedule, first + step, steps)
-        optimizer.zero_grad(set_to_none=True)
-        with _autocast(device, config.precision):
-            logits = network(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        correct.append((logits.detach().argmax(1) == labels).float().mean())
+    for number, batch in enumerate(zip(*epoch_plan(data, config, epoch), strict=True)):
+        rate = config.learning_rate * learning_rate_factor(config.schedule, first + number, steps)
+        for results, value in zip((losses, correct), step.take(*batch, rate), strict=True):
+            results.append(value)
         on_step()
-        if (step + 1) % CHECK_EVERY[device.type] == 0 and not torch.isfinite(losses[-1]):
+        if watch.has_seen_the_end(number, losses[-1]):
             break
     all_losses = torch.stack(losses).cpu()
     bad = (~torch.isfinite(all_losses)).nonzero()
     first_bad = int(bad[0]) if len(bad) else None
     return EpochResult(float(all_losses.double().mean()), float(torch.stack(correct).double().mean()), first_bad)
+
+
+class _Watch:
+    """Looks for a loss that is not finite, without making a GPU wait: it reads what was copied LOOK_EVERY steps ago."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.copied: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def has_seen_the_end(self, number: int, loss: Tensor) -> bool:
+        """Whether the run has diverged, as far as is known after step `number`."""
+        if self.device.type == "cpu":
+            return not torch.isfinite(loss)
+        if (number + 1) % LOOK_EVERY:
+            return False
+        earlier, self.copied = self.copied, self._copy(loss)
+        if earlier is None or (earlier[1] is not None and not earlier[1].query()):
+            return False
+        return not torch.isfinite(earlier[0])
+
+    def _copy(self, loss: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:
+        if self.device.type != "cuda":
+            return loss, None
+        event = torch.cuda.Event()
+        copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+        event.record()
+        return copy, event
 
 
 @torch.no_grad()
@@ -123,15 +151,11 @@ def evaluate(network: nn.Module, data: Dataset, images: Tensor, labels: Tensor, 
     correct = 0
     for start in range(0, len(images), EVALUATION_BATCH):
         batch = slice(start, start + EVALUATION_BATCH)
-        with _autocast(images.device, precision):
+        with autocast(images.device, precision):
             logits = network(data.standardize(images[batch]))
         loss += F.cross_entropy(logits.float(), labels[batch], reduction="sum").cpu().double()
         correct += int((logits.argmax(1) == labels[batch]).sum())
     return float(loss) / len(images), correct / len(images)
-
-
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
 
 
 def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:

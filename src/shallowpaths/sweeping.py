@@ -1,14 +1,22 @@
-"""Many runs: each config once, finished ones skipped."""
+"""Many runs: each config once, finished ones skipped, shared with whoever works on the same store."""
 
+import contextlib
+import multiprocessing
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from shallowpaths.devices import resolve_device
-from shallowpaths.records import Store
+from shallowpaths.plans.costs import work
 from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.stores import Store
 from shallowpaths.training import train
+
+POLL_SECONDS = 0.5  # how often to look whether another process has finished what we wait for
 
 
 def sweep(
@@ -16,27 +24,162 @@ def sweep(
     store: str | os.PathLike | None = None,
     data_folder: str | os.PathLike | None = None,
     progress: bool = True,
+    limit_seconds: float | None = None,
+    processes: int = 1,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
     Args:
-        store: a file of records. A config whose record is there already is not run again, and each new record is on
-            the disk before the next run starts, so that an interrupted sweep loses one run at most.
+        store: where records are kept (see `Store`). A config whose record is there already is not run again, and each
+            new record is on the disk before the next run starts. Runs that take minutes are saved in between, so that an
+            interrupted sweep goes on in the middle of a run. Several processes may sweep into one store at the same
+            time: they share the work, and each returns when all of it is done.
         data_folder, progress: as in `train`.
+        limit_seconds: start no run later than this. What is not done then is left out of the list.
+        processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
+            cannot use several threads well. Needs a store, over which the processes agree.
 
     Raises:
-        ValueError: a config stands twice in the list, or the store cannot be written.
+        ValueError: a config stands twice in the list, the store cannot be written, or there is none for several processes.
     """
+    if processes < 1 or (processes > 1 and store is None):
+        raise ValueError(f"processes {processes}: give at least 1, and a store for more than one")
     wanted = [c.replace(device=resolve_device(c.device).type) for c in configs]
     if len({c.key for c in wanted}) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
+    late = _deadline(limit_seconds)
     kept = Store(store) if store is not None else None
     done = {record.config.key: record for record in kept.load()} if kept else {}
     missing = [c for c in wanted if c.key not in done]
-    hidden = {} if progress and len(missing) > 1 else {"disable": True}  # else TQDM_DISABLE decides
-    for config in tqdm(missing, desc="sweep", unit="run", **hidden):
-        record = train(config, data_folder, progress)
+    with _Progress(wanted, missing, progress) as bar:
         if kept:
-            kept.append(record)
-        done[config.key] = record
-    return [done[c.key] for c in wanted]
+            with _helpers(min(processes, len(missing)) - 1, missing, kept, data_folder, limit_seconds):
+                _run_shared(missing, done, kept, bar, late, data_folder, progress and processes == 1)
+        else:
+            for config in missing:
+                if not late():
+                    done[config.key] = train(config, data_folder, progress)
+                    bar.advance(config)
+    return [done[c.key] for c in wanted if c.key in done]
+
+
+def processes_for(configs: Iterable[RunConfig]) -> int:
+    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else."""
+    on_cpu = all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
+    return torch.get_num_threads() if on_cpu else 1
+
+
+def _run_shared(
+    missing: list[RunConfig],
+    done: dict[str, RunRecord],
+    store: Store,
+    bar: "_Progress",
+    late: Callable[[], bool],
+    data_folder: str | os.PathLike | None,
+    progress: bool,
+) -> None:
+    """Do what no other process does; then wait for the rest, and take over what a process left when it died."""
+    while missing and not late():
+        busy = True
+        for config in missing:
+            if late():
+                break
+            with store.claim(config.key) as mine:
+                if not mine:
+                    continue
+                busy = False
+                stored = any(record.config.key == config.key for record in store.load())
+                if not stored:  # by another process since we looked
+                    folder = store.checkpoint_folder
+                    stored = store.append(train(config, data_folder, progress, checkpoint_folder=folder))
+                    bar.advance(config)
+                if stored:
+                    store.forget_claim(config.key)
+        done |= {record.config.key: record for record in store.load()}
+        missing = [c for c in missing if c.key not in done]
+        bar.show(missing)
+        if missing and busy:
+            time.sleep(POLL_SECONDS)
+    store.flush()
+
+
+@contextlib.contextmanager
+def _helpers(
+    count: int, configs: list[RunConfig], store: Store, data_folder: str | os.PathLike | None, limit: float | None
+) -> Iterator[None]:
+    """Processes that sweep the same configs into the same store meanwhile; gone at the end, whatever ends it."""
+    if count < 1:
+        yield
+        return
+    threads = torch.get_num_threads()
+    share = max(1, threads // (count + 1))
+    context = multiprocessing.get_context("spawn")  # the only way that leaves torch's threads and CUDA alone
+    processes = [
+        context.Process(target=_help, args=(configs, store.path, data_folder, limit, share), daemon=True)
+        for _ in range(count)
+    ]
+    torch.set_num_threads(share)
+    try:
+        for process in processes:
+            process.start()
+        yield
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            process.terminate()  # only after Ctrl-C or an error is one still there; what it was doing is saved
+        torch.set_num_threads(threads)
+
+
+def _help(
+    configs: list[RunConfig], store: Path, data_folder: str | os.PathLike | None, limit: float | None, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # Ctrl-C reaches every process; the first one says what there is to say
+        sweep(configs, store, data_folder, progress=False, limit_seconds=limit)
+
+
+class _Progress:
+    """A bar over a sweep's work, so that the time left is right although one run may cost a hundred times another."""
+
+    def __init__(self, wanted: list[RunConfig], missing: list[RunConfig], shown: bool):
+        self.runs, self.left = len(wanted), {c.key: work(c) for c in missing}
+        self.all_work = sum(self.left.values())
+        hidden = {} if shown and len(missing) > 1 else {"disable": True}  # else TQDM_DISABLE decides
+        self.bar = tqdm(
+            total=1.0,
+            desc=self._count(),
+            smoothing=0,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
+            **hidden,
+        )
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def advance(self, config: RunConfig) -> None:
+        """A run is finished."""
+        self.bar.update(self.left.pop(config.key, 0.0) / max(self.all_work, 1.0))
+        self.bar.set_description_str(self._count())
+
+    def show(self, missing: list[RunConfig]) -> None:
+        """Count what other processes have finished."""
+        for key in set(self.left) - {c.key for c in missing}:
+            self.bar.update(self.left.pop(key) / max(self.all_work, 1.0))
+        self.bar.set_description_str(self._count())
+
+    def _count(self) -> str:
+        return f"sweep: {self.runs - len(self.left)} of {self.runs} runs"
+
+
+def _deadline(seconds: float | None) -> Callable[[], bool]:
+    """A function that says whether the time is over."""
+    if seconds is None:
+        return lambda: False
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end

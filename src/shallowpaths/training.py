@@ -1,6 +1,7 @@
 """RunConfig -> train() -> RunRecord."""
 
 import contextlib
+import logging
 import math
 import os
 import time
@@ -10,14 +11,24 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from shallowpaths import checkpoints, devices, stepping
 from shallowpaths import data as datasets
-from shallowpaths import devices, stepping
+from shallowpaths.checkpoints import Position
 from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
 from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.steps import Step
+
+log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, data_folder: str | os.PathLike | None = None, progress: bool = True) -> RunRecord:
+def train(
+    config: RunConfig,
+    data_folder: str | os.PathLike | None = None,
+    progress: bool = True,
+    checkpoint_folder: str | os.PathLike | None = None,
+    checkpoint_every: float = 60.0,
+) -> RunRecord:
     """Train the network that `config` describes and say what came of it.
 
     A function of its config: on the same device, the same config gives the same record, but for the times and
@@ -27,12 +38,18 @@ def train(config: RunConfig, data_folder: str | os.PathLike | None = None, progr
     Args:
         data_folder: where CIFAR-10's files are or shall be (see `shallowpaths.data.load`).
         progress: show a bar on stderr; it hides itself where TQDM_DISABLE=1 is set.
+        checkpoint_folder: save the run's state here at the end of an epoch, and go on from a state that is there
+            already. A run that was killed ends with the same result as if it had not been (on the CPU, with as many
+            threads: bit for bit). The checkpoint is deleted once the run has ended.
+        checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every epoch.
 
     Raises:
-        ValueError: a device that is not there, a batch larger than the training set, data that cannot be read.
+        ValueError: a device that is not there, a batch larger than the training set, data that cannot be read; a
+            checkpoint folder that cannot be written, or a checkpoint in it that does not belong to this run.
     """
     device = devices.resolve_device(config.device)
     config = config.replace(device=device.type)
+    saver = _Saver(config, checkpoint_folder, checkpoint_every) if checkpoint_folder is not None else None
     data = datasets.load(config.data, device, data_folder).hold_out(config.validation)
     if config.batch_size > len(data.train_images):
         raise ValueError(
@@ -41,13 +58,16 @@ def train(config: RunConfig, data_folder: str | os.PathLike | None = None, progr
     with _reproducible(config.seed):
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
-        result = _run(network, data, config, progress)
+        position = Position(epoch=0, curve=[], seconds=0.0)
+        result = _run(network, data, config, position, saver, progress)
+    if saver:
+        saver.discard()
     return RunRecord(
         config=config,
         parameters=count_parameters(network),
         data_checksum=data.checksum,
         train_images=len(data.train_images),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(position.seconds + time.perf_counter() - started, 3),
         device_name=devices.device_name(device),
         versions=devices.versions(),
         commit=devices.commit(),
@@ -55,44 +75,93 @@ def train(config: RunConfig, data_folder: str | os.PathLike | None = None, progr
     )
 
 
-def _run(network: torch.nn.Module, data: Dataset, config: RunConfig, progress: bool) -> dict[str, Any]:
-    """The run's outcome, curve and test results, as RunRecord's fields."""
+def _run(
+    network: torch.nn.Module,
+    data: Dataset,
+    config: RunConfig,
+    position: Position,
+    saver: "_Saver | None",
+    progress: bool,
+) -> dict[str, Any]:
+    """The run's outcome, curve and test results, as RunRecord's fields; from a checkpoint on, where there is one."""
     optimizer = stepping.make_optimizer(network, config)
-    curve: list[dict[str, float]] = []
-    with _progress_bar(config, len(data.train_images), progress) as bar:
-        for epoch in range(config.epochs):
-            first, after = (
-                stepping.steps_before(e, len(data.train_images), config.batch_size) for e in (epoch, epoch + 1)
-            )
-            result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update)
+    images = len(data.train_images)
+    if saver:
+        saver.resume(network, optimizer, position)
+    step = Step(network, optimizer, data, config)
+    with _progress_bar(config, images, position.epoch, progress) as bar:
+        for epoch in range(position.epoch, config.total_epochs(images)):
+            result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update, step)
             if result.first_bad_step is not None:
-                return _diverged(first + result.first_bad_step, curve)
-            point = {"epoch": epoch + 1, "learning_rate": optimizer.param_groups[0]["lr"]}
+                before = stepping.steps_before(epoch, images, config.batch_size)
+                return _diverged(before + result.first_bad_step, position.curve)
+            point = {"epoch": epoch + 1, "learning_rate": float(optimizer.param_groups[0]["lr"])}
             point |= {"train_loss": result.loss, "train_accuracy": result.accuracy}
             if len(data.validation_images):
                 loss, accuracy = stepping.evaluate(
                     network, data, data.validation_images, data.validation_labels, config.precision
                 )
                 if not math.isfinite(loss):
-                    return _diverged(after, curve)
+                    return _diverged(_steps_after(epoch, images, config), position.curve)
                 point |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            curve.append(point)
+            position.curve.append(point)
+            position.epoch = epoch + 1
             bar.set_postfix(epoch=epoch + 1, loss=f"{result.loss:.3f}", accuracy=f"{result.accuracy:.3f}")
+            if saver:
+                saver.save_if_due(network, optimizer, position)
     test_loss, test_accuracy = stepping.evaluate(network, data, data.test_images, data.test_labels, config.precision)
     if not math.isfinite(test_loss):
-        return _diverged(after, curve)
-    return {"outcome": "finished", "curve": curve, "test_loss": test_loss, "test_accuracy": test_accuracy}
+        return _diverged(config.total_steps(images), position.curve)
+    return {"outcome": "finished", "curve": position.curve, "test_loss": test_loss, "test_accuracy": test_accuracy}
+
+
+class _Saver:
+    """One run's checkpoint: saved not too often, restored once, deleted at the end."""
+
+    def __init__(self, config: RunConfig, folder: str | os.PathLike, every: float):
+        checkpoints.prepare(folder)
+        self.config, self.every = config, every
+        self.path = checkpoints.path_of(folder, config)
+        self.seconds_before = 0.0
+
+    def resume(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        """Where there is a checkpoint, put network, optimizer, generators and position where it has them."""
+        self.saved = self.started = time.monotonic()
+        if self.path.exists():
+            found = checkpoints.restore(self.path, self.config, network, optimizer)
+            position.epoch, position.curve, position.seconds = found.epoch, found.curve, found.seconds
+            self.seconds_before = found.seconds
+
+    def save_if_due(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        """Save, if the last time is long enough ago. A full disk costs the checkpoint, not the run."""
+        now = time.monotonic()
+        if now - self.saved < self.every:
+            return
+        now_at = Position(position.epoch, position.curve, self.seconds_before + now - self.started)
+        try:
+            checkpoints.save(self.path, self.config, network, optimizer, now_at)
+        except OSError as error:
+            log.warning("no checkpoint this time, the run goes on: %s", error)
+        self.saved = time.monotonic()
+
+    def discard(self) -> None:
+        """The run has ended: its record says all."""
+        self.path.unlink(missing_ok=True)
+
+
+def _steps_after(epoch: int, images: int, config: RunConfig) -> int:
+    return min(stepping.steps_before(epoch + 1, images, config.batch_size), config.total_steps(images))
 
 
 def _diverged(step: int, curve: list[dict[str, float]]) -> dict[str, Any]:
     return {"outcome": "diverged", "diverged_step": step, "curve": curve}
 
 
-def _progress_bar(config: RunConfig, images: int, progress: bool) -> tqdm:
-    steps = stepping.steps_before(config.epochs, images, config.batch_size)
+def _progress_bar(config: RunConfig, images: int, epoch: int, progress: bool) -> tqdm:
     hidden = {} if progress else {"disable": True}  # not given, the environment variable TQDM_DISABLE decides
     return tqdm(
-        total=steps,
+        total=config.total_steps(images),
+        initial=stepping.steps_before(epoch, images, config.batch_size),
         desc=f"{config.recipe}, depth {config.depth}, rate {config.learning_rate:g}",
         unit="step",
         leave=False,

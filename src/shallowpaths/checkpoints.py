@@ -1,0 +1,154 @@
+"""Where an interrupted run stands, on disk: weights and numbers only, never code, so that loading one runs nothing."""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shallowpaths.devices import versions
+from shallowpaths.runs import RunConfig
+
+FORMAT = "shallowpaths checkpoint 1"
+FIELDS = ("position", "network", "optimizer", "generators")
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the epoch that comes next, from 0.
+        curve: one point for each epoch that is done, as in RunRecord.
+        seconds: training time so far.
+    """
+
+    epoch: int
+    curve: list[dict[str, float]]
+    seconds: float
+
+
+def path_of(folder: str | os.PathLike, config: RunConfig) -> Path:
+    """The file in which the checkpoint of a run lies: two configs never share one."""
+    return Path(folder).expanduser() / f"{config.key}.checkpoint"
+
+
+def prepare(folder: str | os.PathLike) -> None:
+    """Make the folder, and write to it once, so that a run does not learn after an hour that it cannot be saved.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    probe = folder / f"probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def save(
+    path: Path, config: RunConfig, network: nn.Module, optimizer: torch.optim.Optimizer, position: Position
+) -> None:
+    """Write a checkpoint. Whenever the process is killed, the file holds either the old or the new one, whole.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the old checkpoint still stands.
+    """
+    content = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "versions": _versions(),
+        "position": vars(position),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generators": _generators(config.device),
+    }
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except RuntimeError as error:  # what torch's zip writer makes of a full disk
+        raise OSError(f"the checkpoint {path} could not be written: {str(error).splitlines()[0]}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def restore(path: Path, config: RunConfig, network: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Put network, optimizer and torch's generators where the checkpoint has them, and say how far the run was.
+
+    Raises:
+        ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
+    """
+    content = _read(path)
+    if RunConfig.from_dict(content["config"]) != config:
+        differ = sorted(k for k, v in config.to_dict().items() if content["config"].get(k) != v)
+        raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ)} differ")
+    if content["versions"] != _versions():
+        was, now = (
+            ", ".join(f"{name} {number}" for name, number in v.items()) for v in (content["versions"], _versions())
+        )
+        raise ValueError(
+            f"the checkpoint {path} is of another version, {was}; this is {now}. "
+            "Delete it to start the run afresh, or resume it with the versions that it was made with"
+        )
+    try:
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
+    for device, state in content["generators"].items():
+        {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
+    return Position(**content["position"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content, after a look at what kind of file it is."""
+    if not zipfile.is_zipfile(path):  # the end of the file holds a zip archive's table: this finds cut ones too
+        raise ValueError(f"{path} is no checkpoint of this package, or it was cut short: delete it to start afresh")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds code, which a checkpoint of this package never does, and was not loaded"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not all(f in content for f in FIELDS):
+        raise ValueError(f"{path} is no checkpoint of this package, or of another version of its format")
+    return content
+
+
+def _generators(device: str) -> dict[str, torch.Tensor]:
+    """torch's random states, which dropout draws from; order and augmentation follow from seed and epoch."""
+    on_device = {"cuda": torch.cuda, "mps": torch.mps}
+    states = {"cpu": torch.get_rng_state()}
+    return states | {device: on_device[device].get_rng_state()} if device in on_device else states
+
+
+def _versions() -> dict[str, str]:
+    """What must be the same for the rest of the run to come out bit for bit."""
+    return {name: str(versions()[name]) for name in ("shallowpaths", "torch")}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; some systems cannot open a folder, and there it lasts anyway."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

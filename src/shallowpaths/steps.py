@@ -1,0 +1,230 @@
+"""One training step, made fast without changing what it computes. Each ingredient can be switched off.
+
+Batches come from images that stay on the device, residual blocks may be compiled, and on CUDA the whole step may be
+recorded as a graph. What this machine cannot do is left out with one warning.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths.data import Dataset, PaddedPixels, crop_and_flip
+from shallowpaths.networks import ResidualNetwork
+from shallowpaths.runs import RunConfig
+
+log = logging.getLogger(__name__)
+WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
+VARIANTS = 64  # compiled kinds of residual block that may live in one process; torch stops at 8
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What makes the step fast.
+
+    Attributes:
+        gather: crop and flip from padded images in one gather.
+        channels_last: activations in torch.channels_last.
+        compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
+        graph: CUDA only: the step is recorded once and replayed.
+        tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
+    """
+
+    gather: bool = True
+    channels_last: bool = True
+    compiled: bool = False
+    graph: bool = False
+    tf32: bool = False
+
+
+def default_options(device: torch.device) -> StepOptions:
+    """The fastest on this kind of device, by `shallowpaths bench`.
+
+    On a CPU, compiling costs half a minute or more before the first step, more than most runs on a CPU win back.
+    """
+    return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
+
+
+class Step:
+    """A network's step of SGD on images of `data`, which stay on their device.
+
+    Args:
+        optimizer: of `stepping.make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
+        options: None takes the device's defaults.
+
+    `take` is the step. Nothing in it makes the host wait for the device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        data: Dataset,
+        config: RunConfig,
+        options: StepOptions | None = None,
+    ):
+        self.device = data.train_images.device
+        self.network, self.optimizer, self.data, self.config = network, optimizer, data, config
+        self.options = default_options(self.device) if options is None else options
+        self.pixels = PaddedPixels(data.train_images, data.padding) if self.options.gather and config.augment else None
+        compiled = self.options.compiled and isinstance(network, ResidualNetwork)
+        self.forward = functools.partial(_through_compiled_blocks, network) if compiled else network
+        self.on_graph = self.options.graph and self.device.type == "cuda"
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.tried = not (compiled or self.on_graph)  # what was not asked for cannot fail
+
+    def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        """One step on the images at `index` [B], shifted by `offsets` [B, 2] and mirrored by `flips` [B].
+
+        Returns:
+            The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device.
+        """
+        with _tf32(self.options.tf32 and self.device.type == "cuda"):
+            if not self.tried:
+                self._try(index, offsets, flips)
+            self._set_rate(rate)
+            if self.graph is None:
+                return self._step(index, offsets, flips)
+            for place, value in zip(self.inputs, (index, offsets, flips), strict=True):
+                place.copy_(value)
+            self.graph.replay()
+            return tuple(output.clone() for output in self.outputs)
+
+    def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardized float32 images [B, C, H, W] and labels [B]."""
+        if self.pixels is not None:
+            images = self.pixels.crop_and_flip(index, offsets, flips)
+        else:
+            images = self.data.train_images[index]
+            images = crop_and_flip(images, self.data.padding, offsets, flips) if self.config.augment else images
+        images = self.data.standardize(images)
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout), self.data.train_labels[index]
+
+    def _step(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = self.batch(index, offsets, flips)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.config.precision):
+            logits = self.forward(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).float().mean()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _try(self, *inputs: Tensor) -> None:
+        """Compile and record; then the network, the optimizer and the random state are what they were."""
+        self.tried = True
+        state = _State(self.network, self.optimizer)
+        try:
+            self._step(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
+            self.forward = self.network
+        state.put_back()
+        if self.on_graph:
+            try:
+                self._record(inputs)
+            except RuntimeError as error:
+                _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
+                self.graph = None
+            state.put_back()
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+        self.inputs = tuple(value.clone() for value in inputs)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._step(*self.inputs)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        self.optimizer.zero_grad(set_to_none=True)  # gradients get their places in the graph's own memory
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.outputs = self._step(*self.inputs)
+        self.graph = graph
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """bfloat16 products where `precision` asks for them; weights and statistics stay float32."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+
+
+class _State:
+    """What a step changes, to be put back after steps that only try things out."""
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+        self.tensors = [(t, t.detach().clone()) for t in (*network.parameters(), *network.buffers())]
+        velocities = self._velocities()
+        self.velocities = {p: v.clone() for p, v in velocities.items()}
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self.cpu = torch.get_rng_state()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """In place: a graph knows these tensors by their addresses."""
+        for tensor, value in self.tensors:
+            tensor.copy_(value)
+        for parameter, velocity in self._velocities().items():
+            if parameter in self.velocities:
+                velocity.copy_(self.velocities[parameter])
+            else:  # a velocity of 0 goes on as none does: momentum * 0 + gradient
+                velocity.zero_()
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
+
+    def _velocities(self) -> dict[Tensor, Tensor]:
+        found = {p: state.get("momentum_buffer") for p, state in self.optimizer.state.items()}
+        return {p: velocity for p, velocity in found.items() if velocity is not None}
+
+
+def _through_compiled_blocks(network: ResidualNetwork, x: Tensor) -> Tensor:
+    block_of = _compiled_block()
+    x = network.input_layer(x)
+    for block in network.blocks:
+        x = block_of(block, x)
+    return network.head(x)
+
+
+@functools.cache
+def _compiled_block():
+    """One compiled function for all blocks: torch compiles it once for each shape of block, however many there are."""
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, VARIANTS)
+    return torch.compile(lambda block, x: block(x), dynamic=False)
+
+
+@contextlib.contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def _announce(message: str) -> None:
+    """Once a process."""
+    log.warning("%s", message)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,220 @@
+"""The record store: one JSON line a run, shared by processes, appended safely and read back whole."""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from shallowpaths.runs import RunRecord
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "records.jsonl"
+
+
+class Store:
+    """A file of run records, one JSON line each. `pandas.read_json(store.path, lines=True)` reads it too.
+
+    Several processes may use one store at a time. Beside the file lie, under its name with an ending more: `.lock`,
+    held while the file is written; `.claims`, a lock for each run that some process is working on; `.damaged`, the
+    lines that were no records; `.checkpoints`, where interrupted runs stand.
+
+    Args:
+        path: a file whose name ends in .jsonl, or a folder, which then holds records.jsonl. Made when needed.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        path = Path(path).expanduser()
+        self.path = path if path.suffix == ".jsonl" or path.is_file() else path / FILE_NAME
+        self._lock = FileLock(self._beside(".lock"))
+        self._pending: list[RunRecord] = []
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, self.path.open("a"):
+                pass
+        except OSError as error:
+            raise ValueError(f"the record store {self.path} cannot be written: {error.strerror or error}") from error
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints of this store's runs belong."""
+        return self._beside(".checkpoints")
+
+    @property
+    def damaged_path(self) -> Path:
+        """The file to which damaged lines are moved."""
+        return self._beside(".damaged")
+
+    def append(self, record: RunRecord) -> bool:
+        """Add a record; when this returns True, it is on the disk.
+
+        False says that it could not be written, because the disk is full. Then it is kept: written to a rescue file
+        in the system's temporary folder or else printed to stderr, and tried again at the next append and by `flush`.
+        """
+        self._pending.append(record)
+        try:
+            self._write_pending()
+        except OSError as error:
+            kept_in = _rescue(record)
+            log.warning(
+                "the record store %s cannot be written (%s). The record is kept %s, and will be written as soon as there is room",
+                self.path,
+                error.strerror or error,
+                kept_in,
+            )
+        return not self._pending
+
+    def flush(self) -> None:
+        """Write the records that could not be written before.
+
+        Raises:
+            ValueError: they still cannot.
+        """
+        try:
+            self._write_pending()
+        except OSError as error:
+            raise ValueError(
+                f"{len(self._pending)} finished runs could not be written to {self.path} ({error.strerror or error}): "
+                "the warnings above say where their records are. Make room and append those lines to the store"
+            ) from error
+
+    def load(self) -> list[RunRecord]:
+        """One record for each run, in order: of several with one config the first.
+
+        Lines that are no records, and runs that stand twice, are reported in a warning and moved to `damaged_path`.
+        """
+        with self._lock:
+            found = _read(self.path)
+            if found.bad:
+                for number, _, reason in found.bad:
+                    log.warning("%s, line %d is set aside in %s: %s", self.path, number, self.damaged_path.name, reason)
+                self._set_aside(found)
+        known = {record.config.key for record in found.records}
+        return found.records + [r for r in self._pending if r.config.key not in known]
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Try to be the one process that does the run with this key; says whether it worked.
+
+        The claim ends with the block, or when the process dies. Whoever gets it must look into the store first: the run
+        may have been finished since.
+        """
+        lock = FileLock(self._beside(".claims") / f"{key}.lock")
+        Path(lock.lock_file).parent.mkdir(exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def forget_claim(self, key: str) -> None:
+        """Delete the claim's file. Only for a run whose record is in the store: a process that opened the file before
+        then sees the record, and leaves the run alone."""
+        with contextlib.suppress(OSError):  # Windows keeps files that another process has open
+            (self._beside(".claims") / f"{key}.lock").unlink()
+
+    def _write_pending(self) -> None:
+        """Append all pending lines, or leave the file as it was."""
+        if not self._pending:
+            return
+        text = b"".join(record.to_json().encode() + b"\n" for record in self._pending)
+        with self._lock, self.path.open("rb+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if end and not _ends_with_newline(file):
+                text = b"\n" + text  # a line that was cut short stays one damaged line
+            try:
+                _write_all(file, text)
+            except BaseException:  # Ctrl-C too: half a line is worse than none
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
+        self._pending.clear()
+
+    def _set_aside(self, found: "_Lines") -> None:
+        """Move the bad lines to their own file; the store is replaced only after they are safe there."""
+        try:
+            with self.damaged_path.open("ab", buffering=0) as file:
+                _write_all(file, b"".join(line + b"\n" for _, line, _ in found.bad))
+            unfinished = self._beside(".unfinished")
+            with unfinished.open("wb", buffering=0) as file:
+                _write_all(file, b"".join(line + b"\n" for line in found.good))
+            unfinished.replace(self.path)
+        except OSError as error:
+            log.warning("%s: the damaged lines stay where they are (%s)", self.path, error.strerror or error)
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(self.path.name + ending)
+
+
+def load_records(path: str | os.PathLike) -> list[RunRecord]:
+    """The records of one file, as Store.load gives them, but nothing is moved: for files that are only read."""
+    found = _read(Path(path))
+    for number, _, reason in found.bad:
+        log.warning("%s, line %d is passed over: %s", path, number, reason)
+    return found.records
+
+
+@dataclass
+class _Lines:
+    """A store's file, sorted into what it holds: records with their lines, and (number, line, reason) for the rest."""
+
+    records: list[RunRecord] = field(default_factory=list)
+    good: list[bytes] = field(default_factory=list)
+    bad: list[tuple[int, bytes, str]] = field(default_factory=list)
+
+
+def _read(path: Path) -> _Lines:
+    found, seen = _Lines(), {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = RunRecord.from_json(line.decode())
+        except ValueError as error:  # json's and unicode's errors are ValueErrors too
+            found.bad.append((number, line, f"it is damaged or no run record: {error}"))
+            continue
+        first = seen.setdefault(record.config.key, number)
+        if first != number:
+            found.bad.append((number, line, f"its run stands in line {first} already"))
+            continue
+        found.records.append(record)
+        found.good.append(line)
+    return found
+
+
+def _write_all(file, text: bytes) -> None:
+    """Write to an unbuffered file, to the disk; a full disk may take a part only, and then raises."""
+    view = memoryview(text)
+    while view:
+        view = view[file.write(view) :]
+    os.fsync(file.fileno())
+
+
+def _rescue(record: RunRecord) -> str:
+    """Put a record where there is room; says where."""
+    path = Path(tempfile.gettempdir()) / f"shallowpaths-rescued-{os.getpid()}.jsonl"
+    try:
+        with path.open("ab", buffering=0) as file:
+            _write_all(file, record.to_json().encode() + b"\n")
+    except OSError:
+        sys.stderr.write(record.to_json() + "\n")
+        return "in the line above"
+    return f"in {path}"
+
+
+def _ends_with_newline(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

@@ -1,0 +1,251 @@
+"""A run that is killed goes on where it stood, and ends as if nothing had happened."""
+
+import logging
+import math
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from shallowpaths import checkpoints, stepping
+from shallowpaths.checkpoints import Position
+from shallowpaths.networks import build
+from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.training import train
+
+RUN = RunConfig(
+    recipe="regularized-skipinit", network="residual-mlp", depth=10, width=16, epochs=4, validation=0.1, device="cpu"
+)
+
+
+class Killed(BaseException):
+    """What ends the first process; a class of its own, so that nothing catches it by chance."""
+
+
+def interrupt(monkeypatch, config, folder, after):
+    """Train until `after` checkpoints are written, then stop dead."""
+    saved, save = [], checkpoints.save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", save_and_stop)
+        with pytest.raises(Killed):
+            train(config, progress=False, checkpoint_folder=folder, checkpoint_every=0)
+
+
+@pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit", "fixup-dropout"])
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_resumed_run_ends_bitwise_as_the_uninterrupted_one(tmp_path, monkeypatch, recipe, after):
+    config = RUN.replace(recipe=recipe)
+    whole = train(config, progress=False)
+    interrupt(monkeypatch, config, tmp_path, after)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".checkpoint"]
+    epochs, train_epoch = [], stepping.train_epoch
+    monkeypatch.setattr(stepping, "train_epoch", lambda *a: epochs.append(a[4]) or train_epoch(*a))
+    resumed = train(config, progress=False, checkpoint_folder=tmp_path)
+    assert epochs == list(range(after, 4))
+    assert resumed.result() == whole.result()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_convolutional_run_resumes_too(tmp_path, monkeypatch):
+    config = RunConfig(depth=10, epochs=2, batch_size=256, device="cpu")
+    interrupt(monkeypatch, config, tmp_path, 1)
+    resumed = train(config, progress=False, checkpoint_folder=tmp_path)
+    assert resumed.result() == train(config, progress=False).result()
+
+
+def test_a_diverged_run_resumes_to_the_same_step(tmp_path, monkeypatch):
+    config = RUN.replace(recipe="skipinit", learning_rate=0.4, epochs=10, depth=20, width=32, validation=0.0, seed=1)
+    whole = train(config, progress=False)
+    assert whole.outcome == "diverged"
+    assert whole.curve
+    interrupt(monkeypatch, config, tmp_path, 1)
+    assert train(config, progress=False, checkpoint_folder=tmp_path).result() == whole.result()
+
+
+def _train_in_folder(config, folder, ready, sender):
+    torch.set_num_threads(1)
+    train(config.replace(epochs=1), progress=False)  # so that the kills fall into training, not into imports
+    ready.set()
+    record = train(config, progress=False, checkpoint_folder=folder, checkpoint_every=0)
+    sender.send(record.to_json())
+
+
+def _kill_and_resume(config: RunConfig, folder: Path, kills: int, longest: float) -> tuple[RunRecord, list[int]]:
+    """The run's record, and after each SIGKILL the epochs that were on disk; moments of 0 to `longest` seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shallowpaths.training", "sklearn.datasets", "torch._dynamo"])
+    moments, epochs = random.Random(0), []
+    while True:
+        receiver, sender = context.Pipe(duplex=False)
+        ready = context.Event()
+        process = context.Process(target=_train_in_folder, args=(config, folder, ready, sender))
+        process.start()
+        sender.close()
+        assert ready.wait(60)
+        if len(epochs) == kills:
+            line = receiver.recv()
+            process.join()
+            return RunRecord.from_json(line), epochs
+        process.join(moments.uniform(0, longest))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        path = checkpoints.path_of(folder, config)
+        epochs.append(torch.load(path, weights_only=True)["position"]["epoch"] if path.exists() else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = RUN.replace(recipe="fixup-dropout", epochs=400)
+        whole = train(config, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    record, epochs = _kill_and_resume(config, tmp_path, kills=20, longest=0.6)
+    assert len(set(epochs)) > 10, "most of the processes got somewhere before they were killed"
+    assert epochs == sorted(epochs)
+    assert max(epochs) < 400
+    assert record.result() == whole.result()
+    assert not checkpoints.path_of(tmp_path, config).exists()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with the checkpoint of RUN after its first epoch, as `train` would have left it."""
+    network = build(RUN, (1, 8, 8), 10)
+    optimizer = stepping.make_optimizer(network, RUN)
+    path = checkpoints.path_of(tmp_path, RUN)
+    checkpoints.save(path, RUN, network, optimizer, Position(1, [{"epoch": 1, "train_loss": 2.0}], 3.5))
+    return path
+
+
+def resume(path, config=RUN):
+    network = build(config, (1, 8, 8), 10)
+    return checkpoints.restore(path, config, network, stepping.make_optimizer(network, config))
+
+
+def test_a_checkpoint_says_how_far_the_run_was(saved):
+    assert resume(saved) == Position(1, [{"epoch": 1, "train_loss": 2.0}], 3.5)
+
+
+def test_a_checkpoint_of_another_config_is_refused(saved):
+    other = RUN.replace(seed=5, l2=0.0)
+    saved.rename(checkpoints.path_of(saved.parent, other))
+    with pytest.raises(ValueError, match="another config: l2, seed differ"):
+        train(other, progress=False, checkpoint_folder=saved.parent)
+
+
+def test_a_checkpoint_of_another_version_is_refused(saved):
+    content = torch.load(saved, weights_only=True)
+    content["versions"]["torch"] = "1.0"
+    torch.save(content, saved)
+    with pytest.raises(ValueError, match=r"another version, .*torch 1\.0.*Delete it"):
+        train(RUN, progress=False, checkpoint_folder=saved.parent)
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "optimizer"])
+def test_a_checkpoint_of_another_architecture_is_refused(saved, change):
+    content = torch.load(saved, weights_only=True)
+    name, weight = next(iter(content["network"].items()))
+    if change == "shape":
+        content["network"][name] = weight[:3]
+    elif change == "missing":
+        del content["network"][name]
+    else:
+        content["optimizer"]["param_groups"][0]["params"].pop()
+    torch.save(content, saved)
+    with pytest.raises(ValueError, match="another architecture"):
+        train(RUN, progress=False, checkpoint_folder=saved.parent)
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pickle_is_refused_and_not_run(saved, tmp_path, wrapped):
+    bomb = Bomb(tmp_path / "exploded")
+    if wrapped:
+        torch.save({"format": checkpoints.FORMAT, "network": bomb}, saved)
+    else:
+        saved.write_bytes(pickle.dumps(bomb))
+    with pytest.raises(ValueError, match="holds code" if wrapped else "no checkpoint"):
+        train(RUN, progress=False, checkpoint_folder=saved.parent)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(saved, part):
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ValueError, match="no checkpoint of this package, or it was cut short"):
+        resume(saved)
+
+
+def test_a_damaged_checkpoint_is_refused(saved):
+    whole = bytearray(saved.read_bytes())
+    place = whole.index(b"data.pkl") + 100
+    whole[place : place + 50] = bytes(50)
+    saved.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+        resume(saved)
+
+
+def test_a_file_of_other_weights_is_refused(saved):
+    torch.save({"weight": torch.zeros(3)}, saved)
+    with pytest.raises(ValueError, match="no checkpoint of this package"):
+        resume(saved)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"checkpoint folder .* cannot be written"):
+        train(RUN, progress=False, checkpoint_folder=tmp_path / "file" / "checkpoints")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write, root included")
+def test_a_read_only_folder_is_refused():
+    with pytest.raises(ValueError, match=r"checkpoint folder .* cannot be written"):
+        train(RUN, progress=False, checkpoint_folder="/proc/self")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
+    """The unfinished file is a link to a device that is always full, so that every write to it fails."""
+    path = checkpoints.path_of(tmp_path, RUN)
+    path.with_name(path.name + ".unfinished").symlink_to("/dev/full")
+    with caplog.at_level(logging.WARNING):
+        record = train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
+    assert "no checkpoint this time, the run goes on" in caplog.text
+    assert record.outcome == "finished"
+    assert math.isfinite(record.train_loss)
+
+
+def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):
+    saves = []
+    monkeypatch.setattr(checkpoints, "save", lambda *a: saves.append(a[-1].epoch))
+    train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=1000)
+    assert saves == []
+    train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
+    assert saves == [1, 2, 3, 4]

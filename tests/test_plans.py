@@ -1,0 +1,186 @@
+"""Plans: what a file means, what is refused, and that the shipped ones are what they say."""
+
+import pytest
+
+from shallowpaths import plans
+from shallowpaths.plans import read_plan
+from shallowpaths.plans.costs import images_of, operations_per_image, predict, work
+from shallowpaths.recipes import get_recipe
+from shallowpaths.runs import RunConfig
+
+DEPTH_TABLE = {
+    ("batchnorm", 5e-4),
+    ("skipinit-1/sqrt(d)", 5e-4),
+    ("skipinit", 5e-4),
+    ("skipinit-1", 5e-4),
+    ("divide-sqrt2", 5e-4),
+    ("skipinit", 0.0),
+}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def write(text):
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return read_plan(path)
+
+    return write
+
+
+def test_a_grid_is_every_combination_and_runs_are_single(plan):
+    made = plan("""
+        description = "two lines\\nof text"
+        [common]
+        epochs = 2
+        learning_rate = 0.1
+        [[grid]]
+        recipe = ["batchnorm", "skipinit"]
+        seed = [0, 1]
+        [[runs]]
+        depth = 100
+        effective_learning_rate = 0.5
+        steps = 7
+    """)
+    common = RunConfig(epochs=2, learning_rate=0.1)
+    grid = [common.replace(recipe=r, seed=s) for r in ("batchnorm", "skipinit") for s in (0, 1)]
+    assert made.configs == (*grid, RunConfig.at_effective_rate(0.5, depth=100, steps=7))
+    assert (made.name, made.description) == ("mine", "two lines of text")
+
+
+def test_rates_may_be_powers_of_two(plan):
+    made = plan('[[grid]]\neffective_learning_rate = ["2^-3 .. 2^-1", 0.75, "2^1"]')
+    rates = [c.effective_learning_rate for c in made.configs]
+    assert rates == pytest.approx([0.125, 0.25, 0.5, 0.75, 2.0])
+
+
+BAD = [
+    (
+        "[common]\nlearnig_rate = 0.1\n[[runs]]\nseed = 1",
+        r"\[common\] has no key 'learnig_rate'; did you mean 'learning_rate'",
+    ),
+    ("[[grid]]\ndepht = 16", r"\[\[grid\]\] number 1 has no key 'depht'; did you mean 'depth'"),
+    ("[[grids]]\ndepth = 16", "the plan has no key 'grids'; did you mean 'grid'"),
+    ("[grid]\ndepth = 16", "two brackets"),
+    ("grid = [1]", "no table of settings"),
+    ("common = 3\n[[runs]]\nseed = 1", "common is no table"),
+    ("[[grid]]\nseed = [0, 1, 0]", "a run stands in it 2 times: batchnorm, wide-resnet, depth 16"),
+    ("[[grid]]\nseed = [0, 1]\n[[runs]]\nseed = 1", "a run stands in it 2 times"),
+    ("[[runs]]\nseed = [0, 1]", "several values"),
+    ("[[grid]]\nseed = []", "seed is an empty list"),
+    ("[common]\nseed = 1", "holds no run"),
+    ("", "holds no run"),
+    ("[[grid]]\nlearning_rate = 0.1\neffective_learning_rate = 1.0", "not both"),
+    ('[[grid]]\nlearning_rate = "fast"', "rate 'fast'"),
+    ('[[grid]]\nlearning_rate = "2^0..2^-3"', "the range is empty"),
+    ("[[grid]]\nepochs = 1\nsteps = 1", "both given"),
+    ("[[grid]]\ndepth = 15", r"6 m \+ 4"),
+    ("[[grid]]\nlearning_rate = -1", "learning_rate -1"),
+    ('[[grid]]\nrecipe = "skipnit"', "did you mean 'skipinit'"),
+    ("[[grid]\n", "is no TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_what_is_wrong_with_a_plan_is_said(plan, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        plan(text)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_plan_that_is_not_there_is_refused_with_the_shipped_ones(tmp_path):
+    for name in ("quick-dept", str(tmp_path)):
+        with pytest.raises(ValueError, match="quick-depth"):
+            read_plan(name)
+
+
+def test_the_shipped_plans():
+    assert set(plans.NAMES) == {f"{s}-{what}" for s in ("quick", "gpu", "paper") for what in ("depth", "batch-size")}
+    assert all(read_plan(name).description for name in plans.NAMES)
+
+
+@pytest.mark.parametrize("size", ["quick", "gpu", "paper"])
+def test_depth_plans_hold_every_row_of_the_papers_table_with_two_rates_or_more(size):
+    configs = read_plan(f"{size}-depth").configs
+    for depth in (16, 100, 1000):
+        at_depth = [c for c in configs if c.depth == depth]
+        rows = {(c.recipe, c.l2) for c in at_depth}
+        assert rows == DEPTH_TABLE
+        for row in rows:
+            assert len({c.learning_rate for c in at_depth if (c.recipe, c.l2) == row}) >= 2
+    assert all(c.validation > 0 for c in configs), "rates are chosen on a validation split"
+
+
+def test_the_paper_plans_are_the_protocol():
+    for name in ("paper-depth", "paper-batch-size"):
+        configs = read_plan(name).configs
+        assert {(c.data, c.epochs, c.momentum, c.schedule, c.augment) for c in configs} == {
+            ("cifar10", 200, 0.9, "paper", True)
+        }
+        assert {c.seed for c in configs} == set(range(7))
+        assert {(c.effective_learning_rate * 1024) % 1 for c in configs} == {0.0}
+    sizes = read_plan("paper-batch-size").configs
+    assert {(c.depth, c.width) for c in sizes} == {(16, 4)}
+    assert all((c.ghost_batch == 64) == (c.batch_size > 64) for c in sizes)
+    assert {c.width for c in read_plan("paper-depth").configs} == {2}
+
+
+@pytest.mark.parametrize("size", ["quick", "gpu", "paper"])
+def test_batch_size_plans_compare_the_same_recipes_and_budgets_at_every_size(size):
+    configs = read_plan(f"{size}-batch-size").configs
+    by_size = {c.batch_size: {(d.recipe, d.epochs) for d in configs if d.batch_size == c.batch_size} for c in configs}
+    assert len(by_size) >= 4
+    assert all(what == by_size[min(by_size)] for what in by_size.values())
+    assert any(get_recipe(recipe).normalizes_branch for recipe, _ in by_size[min(by_size)])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RunConfig(depth=16, width=2, data="cifar10"),
+        RunConfig(depth=40, width=1),
+        RunConfig(network="residual-mlp", depth=16, width=64),
+    ],
+)
+def test_operations_agree_with_torchs_own_count(config):
+    """To 15 %: the formula leaves out shortcuts and classifier, and takes a stage's first layer as wide as the others."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from shallowpaths.networks import build
+    from shallowpaths.plans.costs import IMAGE_SHAPES
+
+    network = build(config, IMAGE_SHAPES[config.data], 10)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, *IMAGE_SHAPES[config.data]))
+    assert operations_per_image(config) == pytest.approx(counter.get_total_flops() / 2, rel=0.15)
+
+
+def test_the_cost_model_knows_the_data_sets():
+    from shallowpaths import data
+    from shallowpaths.plans import costs
+
+    digits = data.load("digits")
+    assert costs.TRAINING_IMAGES["digits"] == len(digits.train_images)
+    assert costs.IMAGE_SHAPES["digits"] == digits.image_shape
+    held = digits.hold_out(0.1)
+    assert images_of(RunConfig(validation=0.1)) == len(held.train_images)
+
+
+def test_work_grows_with_depth_epochs_and_width():
+    base = RunConfig()
+    assert work(base.replace(epochs=10)) == pytest.approx(2 * work(base), rel=1e-2)
+    assert work(base.replace(depth=100)) == pytest.approx(8 * work(base), rel=0.1)
+    assert work(base.replace(width=4)) > 4 * work(base)
+    assert work(base.replace(batch_size=8)) > work(base), "the same images in more steps"
+
+
+def test_a_prediction_is_a_run_for_real_within_a_factor_of_three():
+    """The machine may be busy with other things, and the prediction is for orders of magnitude."""
+    from shallowpaths.training import train
+
+    config = RunConfig(depth=28, epochs=2, batch_size=32, device="cpu")
+    predicted = predict([config])
+    assert (predicted.runs, predicted.device) == (1, "cpu")
+    assert 1 / 3 < train(config, progress=False).seconds / predicted.seconds < 3
+    assert predict([config, config.replace(seed=1)]).seconds == pytest.approx(2 * predicted.seconds)

@@ -1,0 +1,124 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from shallowpaths import data, stepping
+from shallowpaths.networks import build
+from shallowpaths.runs import RunConfig
+from shallowpaths.steps import Step, StepOptions, default_options
+
+CONVOLUTIONAL = RunConfig(depth=10, batch_size=32, steps=4, learning_rate=0.02, recipe="skipinit-0.5", device="cpu")
+CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
+PLAIN = StepOptions(gather=False, channels_last=False)
+
+
+def after(config, options, fused=False):
+    """The network after the run's first epoch, with its losses."""
+    digits = data.load("digits")
+    torch.manual_seed(0)
+    network = build(config, digits.image_shape, digits.classes)
+    if options.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = stepping.make_optimizer(network, config, fused)
+    step = Step(network, optimizer, digits, config, options)
+    result = stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step)
+    return network, result
+
+
+def assert_agree(config, options, rtol, fused=False):
+    (plain, expected), (network, found) = after(config, PLAIN), after(config, options, fused)
+    assert found.loss == pytest.approx(expected.loss, rel=rtol)
+    for a, b in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("config", [CONVOLUTIONAL, CONNECTED, CONNECTED.replace(augment=False)])
+def test_the_gather_changes_no_bit(config):
+    assert_agree(config, StepOptions(gather=True, channels_last=False), rtol=0)
+
+
+@pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5"])
+def test_channels_last_changes_rounding_only(recipe):
+    assert_agree(CONVOLUTIONAL.replace(recipe=recipe), StepOptions(gather=False, channels_last=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [CONVOLUTIONAL, CONNECTED])
+def test_the_fused_optimizer_changes_rounding_only(config):
+    assert_agree(config, PLAIN, rtol=1e-5, fused=True)
+
+
+def test_bfloat16_stays_near_float32():
+    full, half = (after(CONNECTED.replace(precision=p), PLAIN)[1].loss for p in ("float32", "bfloat16"))
+    assert half == pytest.approx(full, rel=0.02)
+    assert half != full
+
+
+def test_what_only_a_gpu_can_do_is_left_out_on_a_cpu():
+    assert_agree(CONNECTED, StepOptions(gather=False, channels_last=False, graph=True, tf32=True), rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, when its compiler is imported
+@pytest.mark.parametrize("config", [CONVOLUTIONAL.replace(recipe="batchnorm"), CONNECTED.replace(ghost_batch=12)])
+def test_compiled_blocks_change_rounding_only(config):
+    """Trying the compiled step first leaves nothing behind: neither in weights nor in the moving averages."""
+    assert_agree(config, StepOptions(gather=False, channels_last=False, compiled=True), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_step_runs_and_says_so_once(tmp_path):
+    program = """
+import logging, torch
+from shallowpaths import data, stepping, steps
+from shallowpaths.networks import build
+from shallowpaths.runs import RunConfig
+logging.basicConfig()
+config = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
+digits = data.load("digits")
+for _ in range(2):
+    network = build(config, digits.image_shape, digits.classes)
+    optimizer = stepping.make_optimizer(network, config)
+    step = steps.Step(network, optimizer, digits, config, steps.StepOptions(compiled=True))
+    result = stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step)
+print(result.first_bad_step)
+"""
+    environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "None\n"
+    assert done.stderr.count("torch.compile does not work here") == 1
+
+
+def test_resident_images_are_used_only_where_there_is_augmentation():
+    digits = data.load("digits")
+    config = CONNECTED.replace(augment=False)
+    network = build(config, digits.image_shape, digits.classes)
+    step = Step(network, stepping.make_optimizer(network, config), digits, config)
+    order, offsets, flips = (part[0] for part in stepping.epoch_plan(digits, config, 0))
+    images, labels = step.batch(order, offsets, flips)
+    assert torch.equal(images, digits.standardize(digits.train_images[order]))
+    assert torch.equal(labels, digits.train_labels[order])
+
+
+def test_a_cpu_does_not_compile_by_itself():
+    assert not default_options(torch.device("cpu")).compiled
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
+@pytest.mark.parametrize("options", [StepOptions(compiled=True), StepOptions(graph=True)])
+@pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit"])
+def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, recipe):
+    digits = data.load("digits", "cuda")
+    config, found = CONVOLUTIONAL.replace(recipe=recipe, device="cuda", learning_rate=0.01), []
+    for chosen in (StepOptions(), options):
+        torch.manual_seed(0)
+        network = build(config, digits.image_shape, 10).to("cuda", memory_format=torch.channels_last)
+        optimizer = stepping.make_optimizer(network, config)
+        step = Step(network, optimizer, digits, config, chosen)
+        found.append((stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step), network))
+        assert (step.graph is not None) == chosen.graph
+    assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)
+    for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

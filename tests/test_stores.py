@@ -1,0 +1,209 @@
+import io
+import json
+import logging
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.stores import Store, load_records
+
+
+def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
+    config = RunConfig(learning_rate=rate, seed=seed, **settings)
+    if not math.isfinite(loss):
+        return RunRecord(config, "diverged", [], diverged_step=3)
+    point = {"epoch": 1, "learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
+    return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
+
+
+def test_what_is_stored_is_loaded(tmp_path):
+    store = Store(tmp_path / "new" / "runs.jsonl")
+    records = [record(seed=s) for s in range(3)]
+    assert all(store.append(r) for r in records)
+    assert store.load() == records == Store(store.path).load() == load_records(store.path)
+
+
+def test_a_folder_is_a_store_too(tmp_path):
+    assert Store(tmp_path).path == tmp_path / "records.jsonl"
+    assert Store(tmp_path / "new").path == tmp_path / "new" / "records.jsonl"
+    (tmp_path / "runs.txt").write_text("")
+    assert Store(tmp_path / "runs.txt").path == tmp_path / "runs.txt"
+
+
+def test_one_json_line_a_record(tmp_path):
+    store = Store(tmp_path / "runs.jsonl")
+    store.append(record())
+    store.append(record(loss=math.inf))
+    lines = store.path.read_text().splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["finished", "diverged"]
+
+
+def test_pandas_reads_it_in_one_line(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    store = Store(tmp_path)
+    store.append(record(accuracy=0.25))
+    store.append(record(loss=math.inf, seed=1))
+    table = pandas.read_json(store.path, lines=True)
+    assert table["test_accuracy"].tolist()[0] == 0.25
+    assert table["outcome"].tolist() == ["finished", "diverged"]
+
+
+def test_damaged_and_foreign_lines_are_reported_and_set_aside(tmp_path, caplog):
+    store = Store(tmp_path / "runs.jsonl")
+    good = [record(seed=s) for s in range(3)]
+    bad = [b'{"config": {}}', b"\xff\xfe", b'{"text": "of another program"}', good[1].to_json().encode()[:40]]
+    store.append(good[0])
+    with store.path.open("ab") as file:
+        file.write(bad[0] + b"\n" + bad[1] + b"\n\n" + bad[2] + b"\n" + bad[3])  # the last one cut short by a kill
+    store.append(good[2])
+    with caplog.at_level(logging.WARNING):
+        assert load_records(store.path) == [good[0], good[2]]
+        assert not store.damaged_path.exists()
+        caplog.clear()
+        assert store.load() == [good[0], good[2]]
+    assert [f"line {n} is set aside" in caplog.text for n in (1, 2, 3, 5, 6, 7)] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert store.damaged_path.read_bytes().splitlines() == bad
+    assert store.path.read_bytes() == b"".join(r.to_json().encode() + b"\n" for r in (good[0], good[2]))
+    caplog.clear()
+    assert store.load() == [good[0], good[2]]
+    assert caplog.text == ""
+
+
+def test_of_a_run_that_stands_twice_the_first_record_counts(tmp_path, caplog):
+    store = Store(tmp_path)
+    first, again, other = record(loss=1.0), record(loss=2.0), record(seed=1)
+    for r in (first, other, again, first):
+        store.append(r)
+    with caplog.at_level(logging.WARNING):
+        assert store.load() == [first, other]
+    assert caplog.text.count("stands in line 1 already") == 2
+    assert [RunRecord.from_json(line) for line in store.damaged_path.read_text().splitlines()] == [again, first]
+    assert len(store.path.read_text().splitlines()) == 2
+
+
+def test_an_unwritable_store_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.jsonl").mkdir()
+    for path in (tmp_path / "file" / "runs.jsonl", tmp_path / "folder.jsonl"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            Store(path)
+
+
+def _write_for_ever(path, ready):
+    store = Store(path)
+    ready.set()
+    for seed in range(1_000_000):
+        store.append(record(seed=seed))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_kill_in_the_middle_of_a_write_loses_that_line_at_most(tmp_path):
+    """Killed somewhere among its writes, five times; every whole line is the record it should be, in order."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shallowpaths.stores"])
+    for attempt in range(5):
+        path, ready = tmp_path / f"{attempt}.jsonl", context.Event()
+        process = context.Process(target=_write_for_ever, args=(path, ready))
+        process.start()
+        assert ready.wait(60)
+        process.join(0.1 + 0.037 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        store = Store(path)  # and its lock is free again
+        written = store.load()
+        assert [r.config.seed for r in written] == list(range(len(written)))
+        assert store.append(record(seed=1_000_000))
+        assert len(store.load()) == len(written) + 1
+
+
+def test_a_line_cut_at_any_byte_is_repeated_and_nothing_else_is_lost(tmp_path):
+    first, second = record(seed=0), record(seed=1)
+    whole = second.to_json().encode() + b"\n"
+    for cut in range(0, len(whole), 7):
+        store = Store(tmp_path / f"{cut}.jsonl")
+        store.append(first)
+        with store.path.open("ab") as file:
+            file.write(whole[:cut])
+        assert store.load() == [first]
+        store.append(second)
+        assert store.load() == [first, second]
+
+
+def _append_until_full(path, temporary, size, sender):
+    tempfile.tempdir, sys.stderr = str(temporary), io.StringIO()
+    store = Store(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    sender.send([store.append(record(seed=seed)) for seed in range(3)])
+    try:
+        store.flush()
+    except ValueError as error:
+        sender.send(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    sender.send(len(store.load()))
+    store.flush()
+    sender.send(sys.stderr.getvalue())
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system cannot limit a file's size")
+@pytest.mark.parametrize("rescue", [True, False])
+def test_a_full_disk_loses_nothing(tmp_path, rescue):
+    """The kernel takes one and a half records, then no byte more; in the temporary folder there is room, or not."""
+    line = len(record().to_json()) + 1
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    temporary = tmp_path if rescue else tmp_path / "no such folder"
+    process = context.Process(
+        target=_append_until_full, args=(tmp_path / "runs.jsonl", temporary, line * 3 // 2, sender)
+    )
+    process.start()
+    written, error, known, printed = (receiver.recv() for _ in range(4))
+    process.join()
+    assert written == [True, False, False]
+    assert "2 finished runs could not be written" in error
+    assert known == 3
+    assert load_records(tmp_path / "runs.jsonl") == [record(seed=s) for s in range(3)]
+    if not rescue:
+        lines = [RunRecord.from_json(x) for x in printed.splitlines() if x.startswith("{")]
+        assert lines == [record(seed=1), record(seed=2)]
+    else:
+        (rescued,) = Path(tmp_path).glob("shallowpaths-rescued-*.jsonl")
+        assert load_records(rescued)[0] == record(seed=1)
+
+
+def _claim_and_hold(path, key, ready):
+    with Store(path).claim(key) as mine:
+        assert mine
+        ready.set()
+        signal.pause()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pause"), reason="this system has no signals")
+def test_a_claim_is_one_processes_and_ends_with_it(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    ready, store = context.Event(), Store(tmp_path)
+    process = context.Process(target=_claim_and_hold, args=(tmp_path, "a", ready))
+    process.start()
+    assert ready.wait(60)
+    with store.claim("a") as mine, store.claim("b") as other:
+        assert (mine, other) == (False, True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with store.claim("a") as mine:
+        assert mine
+    store.forget_claim("a")
+    assert sorted(p.name for p in (tmp_path / "records.jsonl.claims").iterdir()) == ["b.lock"]
