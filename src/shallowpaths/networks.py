@@ -128,7 +128,7 @@ class ResidualBlock(nn.Module):
         for preactivation, layer in zip(self.preactivations[1:], self.layers[:-1], strict=True):
             out = preactivation(layer(out))
         last = self.layers[-1]
-        branch = self.scale.after(last, out) if isinstance(self.scale, Scale) else last(out)
+        branch = self.scale.after(last, out) if isinstance(self.scale, Scale) else self.scale(last(out))
         return self.norm_after(self.addition(skip, branch))
 
 
