@@ -1,7 +1,7 @@
 """What the package's own work costs, each row against its target. `make bench` runs all rows.
 
 A row is a function of a device that returns a number and says how it came about. To add one, write it and list it in
-ROWS.
+ROWS. A row without a target is there to be read.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +19,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from shallowpaths import bench_training as training
+from shallowpaths.bench_training import seconds
 from shallowpaths.devices import device_name, resolve_device
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
@@ -30,11 +31,28 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to measure: its name, the function that does it, and the value that it may reach at most."""
+    """One thing to measure: its name, the function that does it, and the bound on its value, if there is one.
+
+    `on_images` says that the function also takes the folder with CIFAR-10.
+    """
 
     name: str
-    measure: Callable[[torch.device], tuple[float, str]]
-    at_most: float
+    measure: Callable[..., tuple[float, str]]
+    at_most: float | None = None
+    at_least: float | None = None
+    on_images: bool = False
+
+    @property
+    def target(self) -> str | None:
+        """The bound, in words."""
+        bounds = {"at most": self.at_most, "at least": self.at_least}
+        return next((f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None), None)
+
+    def holds(self, value: float) -> bool | None:
+        """Whether a value keeps within the bound; None without one. NaN keeps within none."""
+        if self.target is None:
+            return None
+        return value <= self.at_most if self.at_most is not None else value >= self.at_least
 
 
 @dataclass(frozen=True)
@@ -44,8 +62,8 @@ class Result:
     name: str
     device: str
     value: float
-    target: float
-    holds: bool
+    target: str | None
+    holds: bool | None
     detail: str
 
 
@@ -56,8 +74,8 @@ def measure_time_over_forward(
     network, images = _network_and_images(device, depth, width, batch)
     ratios, plain = [], []
     for _ in range(pairs + 1):
-        plain.append(_seconds(partial(_forward, network, images), device))
-        ratios.append(_seconds(partial(signal_statistics, network, images), device) / plain[-1])
+        plain.append(seconds(partial(_forward, network, images), device))
+        ratios.append(seconds(partial(signal_statistics, network, images), device) / plain[-1])
     ratios, plain = ratios[1:], plain[1:]  # the first pair warms up
     return statistics.median(ratios), (
         f"WRN-{depth}-{width}, {batch} images; forward {statistics.median(plain):.2f} s;"
@@ -79,14 +97,48 @@ def measure_memory_over_forward(
     )
 
 
+def compile_1000_over_100(device: torch.device) -> tuple[float, str]:
+    """Seconds that compiling takes at depth 1000 over those at depth 100, each in a fresh process without a cache."""
+    deep, shallow = (_in_fresh_process(training.measure_compile, str(device), depth) for depth in (1000, 100))
+    return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
+
+
+def step_peak_memory(device: torch.device) -> tuple[float, str]:
+    """Peak memory of one step in MiB, images and weights included and libraries not."""
+    peak = _in_fresh_process(_peak_memory, "step", str(device), 16, 1, 128)
+    return peak / MEBIBYTE, f"MiB, WRN-16-1, batch 128, {training.IMAGES} images"
+
+
 ROWS: tuple[Row, ...] = (
+    Row("step_over_bare", training.measure_step_over_bare, at_least=0.95, on_images=True),
+    Row("step_over_usual", training.measure_step_over_usual, at_least=1.25, on_images=True),
+    Row("step_over_usual_width_2", partial(training.measure_step_over_usual, width=2), at_least=1.25, on_images=True),
+    Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25, on_images=True),
+    Row("compiled_over_eager", training.measure_compiled_over_eager, at_least=1.1, on_images=True),
+    Row("ghost_over_plain_batchnorm", training.measure_ghost_over_plain_batchnorm, at_most=1.25, on_images=True),
+    Row("scalar_over_none", training.measure_scalar_over_none, at_most=1.02, on_images=True),
+    Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
+    Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
+    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8)),
+    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32)),
+    Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
+    Row("flops_over_matrix_product", training.measure_achieved_flops),
+    Row("first_step_seconds", training.measure_first_step),
+    Row("step_peak_memory", step_peak_memory),
     Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
     Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
 )
 
 
-def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[Result]:
+def run(
+    only: Sequence[str] = (),
+    device: str | None = None,
+    rows: Sequence[Row] = ROWS,
+    data_folder: Path | None = None,
+) -> list[Result]:
     """Measure the rows named in `only`, or all; progress goes to stderr.
+
+    data_folder: where CIFAR-10's files are; without it, and without SHALLOWPATHS_DATA, images are random.
 
     Raises:
         ValueError: no row has such a name; a device that this machine does not have.
@@ -98,8 +150,8 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
     results = []
     for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
         bar.set_description(row.name)
-        value, detail = row.measure(where)
-        results.append(Result(row.name, device_name(where), value, row.at_most, value <= row.at_most, detail))
+        value, detail = row.measure(where, data_folder) if row.on_images else row.measure(where)
+        results.append(Result(row.name, device_name(where), value, row.target, row.holds(value), detail))
     return results
 
 
@@ -122,20 +174,6 @@ def _forward(network: nn.Module, images: torch.Tensor) -> None:
         network(images)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _finish(device)
-    start = time.perf_counter()
-    work()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: torch.device) -> None:
-    """Wait for what the device has been given to do."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
-
-
 def _in_fresh_process(function: Callable[..., float], *arguments: object) -> float:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
@@ -148,6 +186,9 @@ def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> 
         *_network_and_images(where, depth=10, width=1, batch=2)
     )  # torch loads parts of itself at first use
     before = _peak_bytes(where)
+    if what == "step":
+        training.one_step(device)
+        return _peak_bytes(where) - before
     network, images = _network_and_images(where, depth, width, batch)
     if what == "measure":
         signal_statistics(network, images)

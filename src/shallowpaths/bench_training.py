@@ -1,0 +1,263 @@
+"""What a training step costs: ours beside the least that it could cost, and beside what is usually written.
+
+Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shallowpaths import data as datasets
+from shallowpaths import stepping
+from shallowpaths.data import Dataset
+from shallowpaths.lanes import Lanes
+from shallowpaths.networks import build
+from shallowpaths.runs import RunConfig
+from shallowpaths.steps import Step, StepOptions, default_options
+from shallowpaths.torchvision_import import import_torchvision
+
+Measured = tuple[float, str]
+PAIRS = 7
+IMAGES = 10_000  # random ones, where CIFAR-10 is not there
+CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
+
+
+def measure_step_over_bare(device: torch.device, folder: Path | None = None) -> Measured:
+    """Our images per second over those of the same step on one fixed batch, with nothing around it."""
+    data, what = images(device, folder)
+    ours = _Run(CONFIG, data)
+    network, optimizer = ours.step.forward, ours.optimizer
+    batch, labels = ours.step.batch(*(part[0] for part in ours.plan))
+
+    def bare() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(network(batch), labels).backward()
+        optimizer.step()
+
+    return _ratio(bare, ours.take, device, what, pairs=3 * PAIRS)
+
+
+def measure_step_over_usual(device: torch.device, folder: Path | None = None, width: int = 1) -> Measured:
+    """Our images per second over the usual loop's: DataLoader, two workers, torchvision's transforms, eager float32."""
+    data, what = images(device, folder)
+    config, steps, warm = CONFIG.replace(width=width), 10, 4
+    ours, network = _Run(config, data), build(config, data.image_shape, data.classes).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    pictures = _Pictures(data.to("cpu"), (steps + warm) * config.batch_size)
+    ratios = []
+    for _ in range(PAIRS):
+        loader = torch.utils.data.DataLoader(pictures, config.batch_size, shuffle=True, num_workers=2)
+        batches = iter(loader)  # its workers end with it, so they do not disturb our turn
+        for _ in range(warm):
+            _usual_step(network, optimizer, next(batches), device)
+        usual = seconds(lambda batches=batches: [_usual_step(network, optimizer, b, device) for b in batches], device)
+        ours.take()
+        ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
+    return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128, {what}; {_range(ratios)}"
+
+
+def measure_augment_over_torchvision(device: torch.device, folder: Path | None = None) -> Measured:
+    """Images per second of our crop, flip and standardization over torchvision's image by image, one core each."""
+    data, what = images(device, folder)
+    ours, pictures, count = _Run(CONFIG, data), _Pictures(data.to("cpu"), CONFIG.batch_size), torch.get_num_threads()
+    batch = [part[0] for part in ours.plan]
+    torch.set_num_threads(1)
+    try:
+        return _ratio(lambda: list(pictures), lambda: ours.step.batch(*batch), device, what, pairs=5 * PAIRS)
+    finally:
+        torch.set_num_threads(count)
+
+
+def measure_compiled_over_eager(device: torch.device, folder: Path | None = None) -> Measured:
+    """Steps per second with compiled blocks over those without."""
+    data, what = images(device, folder)
+    eager, compiled = (_Run(CONFIG, data, StepOptions(compiled=wanted)) for wanted in (False, True))
+    value, detail = _ratio(eager.take, compiled.take, device, what)
+    return value, f"{detail}; default here: {'compiled' if default_options(device).compiled else 'eager'}"
+
+
+def measure_ghost_over_plain_batchnorm(device: torch.device, folder: Path | None = None) -> Measured:
+    """Seconds of a step with ghost batches of 32 in 128 over those with the whole batch."""
+    data, what = images(device, folder)
+    plain, ghost = (_Run(CONFIG.replace(ghost_batch=size), data) for size in (None, 32))
+    return _ratio(ghost.take, plain.take, device, what)
+
+
+def measure_scalar_over_none(device: torch.device, folder: Path | None = None) -> Measured:
+    """Seconds of a step with SkipInit's scalar over those without."""
+    data, what = images(device, folder)
+    scalar, none = (_Run(CONFIG.replace(recipe=r), data) for r in ("skipinit-1/sqrt(d)", "unnormalized"))
+    return _ratio(scalar.take, none.take, device, what, pairs=3 * PAIRS)
+
+
+def measure_seconds_per_block(device: torch.device) -> Measured:
+    """Seconds a block at depth 1000 over those at depth 100; depth 16 in the detail."""
+    data = random_images(device)
+    config = CONFIG.replace(batch_size=16)
+    runs = {depth: _Run(config.replace(depth=depth), data) for depth in (16, 100, 1000)}
+    taken = {depth: [] for depth in runs}
+    for _ in range(4):
+        for depth, run in runs.items():
+            taken[depth].append(seconds(run.take, device) / run.config.blocks)
+    each = {depth: statistics.median(values[1:]) for depth, values in taken.items()}
+    ratios = [deep / shallow for deep, shallow in zip(taken[1000][1:], taken[100][1:], strict=True)]
+    detail = ", ".join(f"depth {depth}: {1e3 * value:.2f} ms" for depth, value in each.items())
+    return statistics.median(ratios), f"a block, batch 16: {detail}; {_range(ratios)}"
+
+
+def measure_compile(device: str, depth: int) -> float:
+    """First step less a steady step, seconds, compiled without any cache. For a process of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        where = torch.device(device)
+        run = _Run(CONFIG.replace(depth=depth, batch_size=16), random_images(where), StepOptions(compiled=True))
+        first = seconds(run.take, where)
+        return first - min(seconds(run.take, where) for _ in range(2))
+
+
+def measure_lanes(device: torch.device, batch: int) -> Measured:
+    """Seconds of a step of eight lanes over those of one run's step."""
+    data, lanes = random_images(device), 8
+    config = CONFIG.replace(batch_size=batch)
+    one = _Run(config, data)
+    many = Lanes([build(config.replace(seed=s), data.image_shape, 10).to(device) for s in range(lanes)], config)
+    inputs, labels = one.step.batch(*(part[0] for part in one.plan))
+    inputs, labels = inputs.expand(lanes, *inputs.shape), labels.expand(lanes, -1)
+    rates = torch.full((lanes,), 1e-4, device=device)
+    value, detail = _ratio(lambda: many.take(inputs, labels, rates), one.take, device, f"batch {batch}", pairs=4)
+    return value, f"{detail}; one after the other costs {lanes}"
+
+
+def measure_achieved_flops(device: torch.device) -> Measured:
+    """The step's floating-point operations per second over those of a large matrix product on this device."""
+    run = _Run(CONFIG, random_images(device))
+    run.take()
+    with FlopCounterMode(display=False) as counter:
+        _Run(CONFIG, run.data, StepOptions()).take()
+    size = 2048
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    rates = []
+    for _ in range(PAIRS):
+        ceiling = 2 * size**3 / seconds(lambda: a @ b, device)
+        rates.append((counter.get_total_flops() / seconds(run.take, device), ceiling))
+    step, ceiling = (statistics.median(values) for values in zip(*rates, strict=True))
+    return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
+
+
+def measure_first_step(device: torch.device) -> Measured:
+    """Seconds of a new network's first step, with the device's defaults."""
+    run = _Run(CONFIG, random_images(device))
+    first, later = seconds(run.take, device), statistics.median(seconds(run.take, device) for _ in range(PAIRS))
+    return first, f"later ones {later:.3f} s; {default_options(device)}"
+
+
+def one_step(device: str) -> None:
+    """What peak memory is measured of."""
+    _Run(CONFIG, random_images(torch.device(device))).take()
+
+
+def images(device: torch.device, folder: Path | None) -> tuple[Dataset, str]:
+    """CIFAR-10 where its files are, else random images of its shape; and which of them it is."""
+    root = folder or os.environ.get(datasets.FOLDER_VARIABLE)
+    if root and (Path(root) / "cifar-10-batches-py").is_dir():
+        return datasets.load("cifar10", device, root), "CIFAR-10"
+    return random_images(device), "random images, as no folder with CIFAR-10 was named"
+
+
+def random_images(device: torch.device) -> Dataset:
+    """A data set of CIFAR-10's shape."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(IMAGES) % 10
+    mean, std = torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 73.9)
+    both = {"validation_images": pictures[:0], "validation_labels": labels[:0], "classes": 10, "checksum": ""}
+    return Dataset(
+        "random", pictures, labels, pictures[:100], labels[:100], mean=mean, std=std, padding=4, flips=True, **both
+    ).to(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `work`, to the end of what it gave the device to do."""
+    finish(device)
+    start = time.perf_counter()
+    work()
+    finish(device)
+    return time.perf_counter() - start
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what the device has been given to do."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+class _Run:
+    """A run's steps, one at a time."""
+
+    def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
+        device = data.train_images.device
+        self.config, self.data = config.replace(device=device.type), data
+        network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last).train()
+        self.optimizer = stepping.make_optimizer(network, config)
+        self.step = Step(network, self.optimizer, data, config, options)
+        self.plan = stepping.epoch_plan(data, config, 0)
+        self.number = 0
+
+    def take(self) -> None:
+        """The next step."""
+        self.step.take(*(part[self.number % len(part)] for part in self.plan), self.config.learning_rate)
+        self.number += 1
+
+
+class _Pictures(torch.utils.data.Dataset):
+    """Images as torchvision hands them out: from PIL, each through its own transforms."""
+
+    def __init__(self, data: Dataset, count: int):
+        transforms = import_torchvision("transforms")
+        self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
+        self.labels = data.train_labels[:count].tolist()
+        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image  # torchvision brings it
+
+        if index >= len(self):
+            raise IndexError(index)
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def _usual_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], device: torch.device
+) -> None:
+    pictures, labels = (part.to(device) for part in batch)
+    optimizer.zero_grad()
+    F.cross_entropy(network(pictures), labels).backward()
+    optimizer.step()
+
+
+def _ratio(
+    above: Callable[[], object], below: Callable[[], object], device: torch.device, what: str, pairs: int = PAIRS
+) -> Measured:
+    """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
+    taken = [(seconds(above, device), seconds(below, device)) for _ in range(pairs + 2)][2:]
+    ratios = [a / b for a, b in taken]
+    middle = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
+    return statistics.median(ratios), f"{what}; {' over '.join(f'{m:.2f}' for m in middle)} ms; {_range(ratios)}"
+
+
+def _range(ratios: list[float]) -> str:
+    return f"{len(ratios)} pairs from {min(ratios):.2f} to {max(ratios):.2f}"

@@ -1,0 +1,192 @@
+"""Learning-rate lanes: runs that differ in learning rate and seed only, trained at the same time on one device.
+
+Weights, moving averages and velocities of all lanes lie in one stack; torch.func takes every lane's gradient at once.
+Small batches of small networks leave a device idle, and then many lanes cost hardly more than one.
+"""
+
+import copy
+import math
+import os
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths import data as datasets
+from shallowpaths import devices, stepping
+from shallowpaths.data import Dataset, PaddedPixels
+from shallowpaths.networks import build, count_parameters
+from shallowpaths.recipes import get_recipe
+from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.steps import autocast
+
+MAY_DIFFER = ("learning_rate", "seed")
+
+
+class Lanes:
+    """Networks of one architecture in training, one a lane, each with its own learning rate.
+
+    A lane does what SGD of `stepping.make_optimizer` does to its network alone, the moving averages of batch
+    normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
+
+    Args:
+        networks: one a lane. They are read here, and written by `write_back`.
+        config: momentum, L2 and precision of all lanes.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], config: RunConfig):
+        self.networks, self.config = networks, config
+        self.architecture = copy.deepcopy(networks[0]).train()  # of its own: the networks change mode to be evaluated
+        weights, self.buffers = torch.func.stack_module_state(list(networks))
+        trained = {name for name, p in networks[0].named_parameters() if p.requires_grad}
+        self.fixed = {name: p.detach() for name, p in weights.items() if name not in trained}
+        self.weights = {name: p.detach() for name, p in weights.items() if name in trained}
+        self.velocities = {name: torch.zeros_like(p) for name, p in self.weights.items()}
+        self._gradients = torch.vmap(torch.func.grad_and_value(self._loss, has_aux=True))
+
+    def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of every lane.
+
+        Args:
+            images, labels: [L, B, C, H, W] and [L, B], a batch for each of the L lanes.
+            rates: [L], each lane's learning rate.
+
+        Returns:
+            Each lane's mean loss before the step and its share of right answers, [L].
+        """
+        leaves = self.weights, self.fixed, self.buffers, images, labels
+        gradients, (losses, logits) = self._gradients(*leaves)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                decays = weight.ndim - 1 >= 2 or self.config.l2_on_scalars  # the first dimension counts lanes
+                gradient = gradients[name].add_(weight, alpha=self.config.l2) if decays else gradients[name]
+                velocity = self.velocities[name].mul_(self.config.momentum).add_(gradient)
+                weight.sub_(rates.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)) * velocity)
+        return losses, (logits.argmax(2) == labels).float().mean(1)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Put every lane's weights and buffers into its network."""
+        for lane, network in enumerate(self.networks):
+            for name, value in (*network.named_parameters(), *network.named_buffers()):
+                stack = next(part for part in (self.weights, self.fixed, self.buffers) if name in part)
+                value.copy_(stack[name][lane])
+
+    def _loss(self, weights: dict, fixed: dict, buffers: dict, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(images.device, self.config.precision):
+            logits = torch.func.functional_call(self.architecture, (weights, fixed, buffers), images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, labels), logits
+
+
+def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | None = None) -> list[RunRecord]:
+    """Train all configs at the same time, and return their records in the same order.
+
+    Each record is `train`'s to rounding; its seconds are its share of the whole.
+
+    Raises:
+        ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
+            does not draw as a run alone does; and what `train` refuses.
+    """
+    configs = _one_architecture(configs)
+    first = configs[0]
+    device = devices.resolve_device(first.device)
+    data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
+    if first.batch_size > len(data.train_images):
+        raise ValueError(f"batch_size {first.batch_size} is larger than the training split, {len(data.train_images)}")
+    started = time.perf_counter()
+    networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
+    results = _train(Lanes(networks, first), configs, data)
+    return [
+        RunRecord(
+            config=config,
+            parameters=count_parameters(networks[0]),
+            data_checksum=data.checksum,
+            train_images=len(data.train_images),
+            seconds=round((time.perf_counter() - started) / len(configs), 3),
+            device_name=devices.device_name(device),
+            versions=devices.versions(),
+            commit=devices.commit(),
+            **result,
+        )
+        for config, result in zip(configs, results, strict=True)
+    ]
+
+
+def _one_architecture(configs: Sequence[RunConfig]) -> list[RunConfig]:
+    if not configs:
+        raise ValueError("there is no config to train")
+    configs = [config.replace(device=devices.resolve_device(config.device).type) for config in configs]
+    settings = [config.to_dict() for config in configs]
+    differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
+    if differing:
+        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
+    if get_recipe(configs[0].recipe).dropout and configs[0].dropout > 0:
+        raise ValueError(f"recipe {configs[0].recipe!r} has dropout: its runs cannot be trained as lanes")
+    return configs
+
+
+def _train(lanes: Lanes, configs: Sequence[RunConfig], data: Dataset) -> list[dict]:
+    """Every lane's outcome, curve and test results, as RunRecord's fields."""
+    first, images = configs[0], len(data.train_images)
+    results: list[dict] = [{"outcome": "running", "curve": []} for _ in configs]
+    pixels, after = PaddedPixels(data.train_images, data.padding), 0
+    for epoch in range(first.total_epochs(images)):
+        losses, correct, rates = _epoch(lanes, configs, data, pixels, epoch)
+        before, after = after, after + len(losses)
+        lanes.write_back()
+        for lane, result in enumerate(results):
+            if result["outcome"] == "diverged":
+                continue
+            bad = (~torch.isfinite(losses[:, lane])).nonzero()
+            point = {"epoch": epoch + 1, "learning_rate": float(rates[lane])}
+            point |= {"train_loss": float(losses[:, lane].mean()), "train_accuracy": float(correct[:, lane].mean())}
+            loss, point = _validated(lanes.networks[lane], data, first, point) if not len(bad) else (0.0, point)
+            if len(bad) or not math.isfinite(loss):
+                step = before + int(bad[0]) if len(bad) else after
+                result |= {"outcome": "diverged", "diverged_step": step}
+            else:
+                result["curve"].append(point)
+        if all(result["outcome"] == "diverged" for result in results):
+            break
+    return [_tested(network, data, first, r, after) for network, r in zip(lanes.networks, results, strict=True)]
+
+
+def _epoch(
+    lanes: Lanes, configs: Sequence[RunConfig], data: Dataset, pixels: PaddedPixels, epoch: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and accuracies of one epoch's steps, float64 [S, L], and the last step's rates [L]."""
+    first, images = configs[0], len(data.train_images)
+    plans = [stepping.epoch_plan(data, config, epoch) for config in configs]
+    index, offsets, flips = (torch.stack(parts, dim=1) for parts in zip(*plans, strict=True))  # [S, L, B, ...]
+    base = torch.tensor([config.learning_rate for config in configs], dtype=torch.float64)
+    before, steps = stepping.steps_before(epoch, images, first.batch_size), first.total_steps(images)
+    taken = []
+    for number, (chosen, shifts, mirrored) in enumerate(zip(index, offsets, flips, strict=True)):
+        flat = chosen.flatten()
+        batch = pixels.crop_and_flip(flat, shifts.flatten(0, 1), mirrored.flatten()) if first.augment else None
+        batch = data.standardize(data.train_images[flat] if batch is None else batch)
+        rates = base * stepping.learning_rate_factor(first.schedule, before + number, steps)
+        labels = data.train_labels[flat].view(chosen.shape)
+        taken.append(lanes.take(batch.unflatten(0, chosen.shape), labels, rates.to(batch.device, torch.float32)))
+    losses, correct = (torch.stack(part).cpu().double() for part in zip(*taken, strict=True))
+    return losses, correct, rates
+
+
+def _validated(network: nn.Module, data: Dataset, config: RunConfig, point: dict) -> tuple[float, dict]:
+    if not len(data.validation_images):
+        return 0.0, point
+    held = data.validation_images, data.validation_labels
+    loss, accuracy = stepping.evaluate(network, data, *held, config.precision)
+    return loss, point | {"validation_loss": loss, "validation_accuracy": accuracy}
+
+
+def _tested(network: nn.Module, data: Dataset, config: RunConfig, result: dict, steps: int) -> dict:
+    if result["outcome"] == "diverged":
+        return result
+    loss, accuracy = stepping.evaluate(network, data, data.test_images, data.test_labels, config.precision)
+    if not math.isfinite(loss):
+        return result | {"outcome": "diverged", "diverged_step": steps}
+    return result | {"outcome": "finished", "test_loss": loss, "test_accuracy": accuracy}

@@ -1,0 +1,118 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from shallowpaths import stepping
+from shallowpaths.lanes import Lanes, train_lanes
+from shallowpaths.networks import build
+from shallowpaths.runs import RunConfig
+from shallowpaths.training import train
+
+CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
+CONVOLUTIONAL = RunConfig(depth=10, l2=0.01, device="cpu")
+RATES = (0.01, 0.03, 0.1)
+STEPS = 4
+
+
+def batches(shape, lane):
+    generator = torch.Generator().manual_seed(100 + lane)
+    images = torch.randn((STEPS, 11, *shape), dtype=torch.float64, generator=generator)
+    return images, torch.randint(0, 10, (STEPS, 11), generator=generator)
+
+
+def alone(config, rate, lane, shape):
+    """The run of one lane by torch's own SGD, in float64."""
+    network = build(config.replace(seed=lane), shape, 10).double().train()
+    optimizer = stepping.make_optimizer(network, config.replace(learning_rate=rate), fused=False)
+    losses = []
+    for images, labels in zip(*batches(shape, lane), strict=True):
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(network(images), labels))
+        losses[-1].backward()
+        optimizer.step()
+    return network, torch.stack(losses).detach()
+
+
+def together(config, rates, shape, spoiled=None):
+    networks = [build(config.replace(seed=lane), shape, 10).double() for lane in range(len(rates))]
+    lanes = Lanes(networks, config)
+    parts = [batches(shape, lane) for lane in range(len(rates))]
+    losses = []
+    for step in range(STEPS):
+        images = torch.stack([images[step] for images, _ in parts])
+        labels = torch.stack([labels[step] for _, labels in parts])
+        if spoiled is not None and step == 1:
+            images[spoiled] = torch.nan
+        losses.append(lanes.take(images, labels, torch.tensor(rates, dtype=torch.float64))[0])
+    lanes.write_back()
+    return networks, torch.stack(losses)
+
+
+def assert_same(lane, separate):
+    for (name, a), b in zip(lane.state_dict().items(), separate.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("l2_on_scalars", [True, False])
+@pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5", "fixup", "batchnorm-on-skip"])
+@pytest.mark.parametrize("network", [CONNECTED, CONVOLUTIONAL])
+def test_lanes_equal_separate_runs(network, recipe, l2_on_scalars):
+    config = network.replace(recipe=recipe, l2_on_scalars=l2_on_scalars)
+    networks, losses = together(config, RATES, (1, 8, 8))
+    for lane, rate in enumerate(RATES):
+        separate, expected = alone(config, rate, lane, (1, 8, 8))
+        torch.testing.assert_close(losses[:, lane], expected, rtol=1e-12, atol=1e-12)
+        assert_same(networks[lane], separate)
+
+
+@pytest.mark.parametrize("network", [CONNECTED, CONVOLUTIONAL])
+def test_lanes_with_ghost_batches_and_a_ragged_one(network):
+    config = network.replace(ghost_batch=4)  # 4 + 4 + 3 images
+    networks, _ = together(config, RATES, (1, 8, 8))
+    for lane, rate in enumerate(RATES):
+        assert_same(networks[lane], alone(config, rate, lane, (1, 8, 8))[0])
+
+
+@pytest.mark.parametrize("network", [CONNECTED, CONVOLUTIONAL])
+def test_a_lane_of_nan_leaves_the_others_as_they_are(network):
+    networks, losses = together(network, RATES, (1, 8, 8), spoiled=1)
+    assert torch.isnan(losses[1:, 1]).all()
+    for lane in (0, 2):
+        assert_same(networks[lane], alone(network, RATES[lane], lane, (1, 8, 8))[0])
+
+
+def assert_records_agree(ours, theirs):
+    assert (ours.config, ours.outcome, ours.diverged_step) == (theirs.config, theirs.outcome, theirs.diverged_step)
+    for a, b in zip(ours.curve, theirs.curve, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+    assert ours.data_checksum == theirs.data_checksum
+
+
+@pytest.mark.parametrize("changes", [{"validation": 0.1}, {"augment": False, "epochs": None, "steps": 30}])
+def test_records_of_lanes_are_those_of_runs_alone(changes):
+    base = CONNECTED.replace(epochs=2, recipe="batchnorm").replace(**changes)
+    configs = [base.replace(learning_rate=rate, seed=seed) for rate, seed in ((1e-3, 0), (2e-3, 0), (1e-3, 3))]
+    for ours, config in zip(train_lanes(configs), configs, strict=True):
+        theirs = train(config, progress=False)
+        assert_records_agree(ours, theirs)
+        assert ours.test_accuracy == pytest.approx(theirs.test_accuracy, rel=1e-4)
+
+
+def test_a_diverged_lane_is_recorded_as_the_run_alone():
+    base = CONNECTED.replace(recipe="unnormalized", epochs=2, depth=30)
+    configs = [base.replace(learning_rate=rate) for rate in (1e-9, 1e9)]
+    kept, diverged = train_lanes(configs)
+    assert kept.outcome == "finished"
+    assert_records_agree(diverged, train(configs[1], progress=False))
+    assert diverged.outcome == "diverged"
+
+
+def test_what_no_lane_can_do_is_refused():
+    with pytest.raises(ValueError, match="these differ in batch_size, depth"):
+        train_lanes([CONNECTED, CONNECTED.replace(depth=10, batch_size=8)])
+    with pytest.raises(ValueError, match="has dropout"):
+        train_lanes([CONNECTED.replace(recipe="regularized-skipinit")])
+    with pytest.raises(ValueError, match="no config"):
+        train_lanes([])
+    with pytest.raises(ValueError, match="batch_size 2000"):
+        train_lanes([CONNECTED.replace(batch_size=2000)])
