@@ -102,6 +102,8 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
 def alphas_by_block(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]) -> BookFigure:
     """SkipInit's scalars after training against the block, with the line they started on and the border 1/sqrt(d).
 
+    A start on the border has no line of its own.
+
     Args:
         start, end: by recipe, the scalars before and after training, of shape [d].
     """
@@ -114,7 +116,8 @@ def alphas_by_block(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarra
             axes.plot(
                 block, alphas, **style_of(name), linestyle="none", markersize=4.5, label=f"{name}: after training"
             )
-            axes.plot(block, start[name], color=style_of(name)["color"], linestyle=":", label=f"{name}: start")
+            if not any(np.allclose(start[name], value, rtol=1e-3) for value in border):  # that line would cover it
+                axes.plot(block, start[name], color=style_of(name)["color"], linestyle=":", label=f"{name}: start")
         for i, side in enumerate(side * value for value in border for side in (1, -1)):
             predict(axes, block, np.full(len(block), side), label=r"$\pm 1/\sqrt{d}$" if i == 0 else None)
         axes.set(xlabel="block $l$", ylabel=r"$\alpha_l$")
