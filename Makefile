@@ -18,7 +18,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 book: environment  ## execute the chapters and render the book; prints the path of its first page
-	@$(BIN)/python book/build.py all --profile $(PROFILE) --seed $(SEED) $(CHAPTERS)
+	@$(BIN)/python book/build.py all --profile "$(PROFILE)" --seed "$(SEED)" $(CHAPTERS)
 
 test: environment lint  ## lint everything, then run all tests, the fast ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
@@ -38,7 +38,7 @@ stamp: environment  ## write the repository's address from pyproject.toml into t
 environment:  ## the virtual environment .venv, from requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found (tried python3, python3.13, python3.12," \
 		"python3.11, python). Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
-	@$(PYTHON) book/building/environment.py
+	@"$(PYTHON)" book/building/environment.py
 
 clean:  ## remove the environment and everything that was built
 	rm -rf .venv _build build src/*.egg-info .pytest_cache .ruff_cache .import_linter_cache

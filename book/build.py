@@ -16,6 +16,8 @@ from building.problems import BookProblem
 from building.rendering import Renderer
 
 ROOT = Path(__file__).resolve().parent.parent
+PROFILE = click.Choice(("quick", "gpu", "paper"))
+DEVICE = click.Choice(("cpu", "cuda", "mps"))
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -24,9 +26,9 @@ def run_options(command):
     for decorator in (
         click.argument("names", metavar="[CHAPTER]...", nargs=-1),
         click.option("--jobs", type=click.IntRange(min=1), default=2, help="Chapters that run at the same time."),
-        click.option("--device", metavar="NAME", help="cpu or cuda; without it each chapter chooses."),
-        click.option("--seed", default=0, help="The seed that every chapter starts from."),
-        click.option("--profile", default="quick", help="quick (CPU, minutes), gpu, or paper (hours)."),
+        click.option("--device", type=DEVICE, help="Without it each chapter chooses."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, help="The seed that every chapter starts from."),
+        click.option("--profile", type=PROFILE, default="quick", help="A CPU and minutes, a GPU, or hours."),
     ):
         command = decorator(command)
     return command
@@ -48,6 +50,10 @@ def build_all(names: tuple[str, ...], profile: str, seed: int, device: str | Non
     CHAPTER (a number, a name or a path) limits what is executed; the others' results must be current.
     """
     parameters = Parameters(profile, seed, device)
+    chosen, executor = choose(ROOT, names), Executor(ROOT, jobs)
+    for path in chapters(ROOT):
+        if path not in chosen:
+            executor.current(Task(path, parameters))  # refuses now, not after an hour, what cannot be shown
     _execute(names, parameters, jobs)
     _render(parameters)
 
@@ -63,9 +69,9 @@ def execute(names: tuple[str, ...], profile: str, seed: int, device: str | None,
 
 
 @main.command()
-@click.option("--profile", default="quick", help="Profile of the executed chapters to show.")
-@click.option("--seed", default=0, help="Their seed.")
-@click.option("--device", metavar="NAME", help="Their device, if one was given.")
+@click.option("--profile", type=PROFILE, default="quick", help="Profile of the executed chapters to show.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Their seed.")
+@click.option("--device", type=DEVICE, help="Their device, if one was given.")
 def render(profile: str, seed: int, device: str | None) -> None:
     """Render the executed chapters into _build/html; a stale or missing one is refused."""
     _render(Parameters(profile, seed, device))

@@ -44,6 +44,17 @@ def test_held_out_images_leave_the_training_split_and_nothing_else_changes():
         assert labels[image.numpy().tobytes()] == int(label)
 
 
+@pytest.mark.parametrize("fraction", [math.nan, math.inf, -0.1, 1, "half"])
+def test_a_fraction_that_is_none_is_refused(fraction):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        data.load("digits").hold_out(fraction)
+
+
+def test_a_second_split_would_lose_the_first():
+    with pytest.raises(ValueError, match="already"):
+        data.load("digits").hold_out(0.2).hold_out(0.2)
+
+
 @pytest.mark.parametrize("fraction", [1e-6, 0.99999])
 def test_an_empty_split_is_refused(fraction):
     with pytest.raises(ValueError, match="to validate on"):

@@ -146,6 +146,8 @@ def test_activations_in_place_do_not_disturb_the_statistics():
     [
         (torch.randn(1, 64), "at least two"),
         (torch.full((4, 64), math.nan), "NaN"),
+        (torch.ones(4, 64, dtype=torch.int64), "floating-point"),
+        ([[1.0]], "floating-point"),
         (torch.full((4, 64), math.inf), "infinity"),
     ],
 )
@@ -157,3 +159,16 @@ def test_bad_inputs(inputs, message):
 def test_a_network_without_residual_blocks_is_refused():
     with pytest.raises(ValueError, match="no residual block"):
         residual_additions(nn.Linear(2, 2))
+
+
+def test_measuring_works_in_inference_mode_too():
+    network, inputs = ResidualMLP(10, 32), torch.randn(8, 64)
+    expected = signal_statistics(network, inputs)
+    with torch.inference_mode():
+        found = signal_statistics(network, inputs)
+    np.testing.assert_array_equal(found.output_variance, expected.output_variance)
+
+
+def test_an_image_size_needs_convolutions():
+    with pytest.raises(ValueError, match="only convolutional"):
+        predicted_signal(ResidualMLP(), image_size=8)

@@ -97,6 +97,12 @@ def test_figures_of_runs_are_drawn_with_words(draw):
     assert figure.svg("dark").startswith(b"<?xml")
 
 
+@pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate, plots.loss_by_rate_per_example])
+def test_rates_at_which_nothing_trains_are_drawn_too(draw):
+    diverged = [run for run in runs(depths=(100,)) if run.outcome == "diverged"]
+    assert draw(diverged, guessing=2.3).svg().startswith(b"<?xml")
+
+
 def test_a_diverged_run_is_said_and_drawn():
     figure = plots.training_curves(runs(rates=(0.05,), sizes=(16,), depths=(100,)), guessing=2.3)
     assert "diverged at step 1" in figure.alt

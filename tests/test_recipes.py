@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from shallowpaths.recipes import NAMES, Recipe, get_recipe
@@ -53,6 +54,11 @@ def test_a_misspelt_name_gets_a_hint():
         {"output_scale": math.inf},
         {"zero_gamma": True},
         {"fixup": ("everything",)},
+        {"fixup": "zero last layer"},
+        {"alpha": np.float32("nan")},
+        {"alpha": [1]},
+        {"alpha": 1e39},
+        {"output_scale": "x"},
     ],
 )
 def test_bad_recipes_are_refused(settings):

@@ -173,8 +173,11 @@ class Executor:
 
 def chapters(root: Path) -> list[Path]:
     """The notebooks of `_toc.yml` in order; raises BookProblem where a page is missing."""
-    contents = yaml.safe_load((root / "_toc.yml").read_text())
-    names = [contents["root"], *(entry["file"] for part in contents["parts"] for entry in part["chapters"])]
+    try:
+        contents = yaml.safe_load((root / "_toc.yml").read_text())
+        names = [contents["root"], *(entry["file"] for part in contents["parts"] for entry in part["chapters"])]
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise BookProblem(f"_toc.yml cannot be read: {error!r}") from error
     missing = [n for n in names if not any((root / f"{n}{suffix}").is_file() for suffix in (".ipynb", ".md"))]
     if missing:
         raise BookProblem(f"_toc.yml names pages that are not there: {', '.join(missing)}")
@@ -199,7 +202,10 @@ def key_of(executed: Path) -> str | None:
     """The key that an executed notebook carries, None where there is none."""
     if not executed.is_file():
         return None
-    return nbformat.read(executed, as_version=4).metadata.get(NAMESPACE, {}).get("key")
+    try:
+        return nbformat.read(executed, as_version=4).metadata.get(NAMESPACE, {}).get("key")
+    except (ValueError, nbformat.ValidationError, AttributeError):  # a damaged file is as good as none
+        return None
 
 
 def claims_of(executed: Path) -> list[dict[str, Any]]:

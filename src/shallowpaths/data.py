@@ -75,6 +75,10 @@ class Dataset:
 
     def hold_out(self, fraction: float) -> "Dataset":
         """Move a fraction of the training images, always the same ones, to the validation split."""
+        if not (isinstance(fraction, (int, float)) and 0 <= fraction < 1):
+            raise ValueError(f"validation {fraction!r}: the fraction to hold out is at least 0 and below 1")
+        if len(self.validation_images):
+            raise ValueError("this data set has a validation split already: hold out from the whole one")
         count = round(fraction * len(self.train_images))
         if fraction == 0:
             return self
@@ -108,8 +112,15 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
     one_of("data", name, DATA)
     if name == "digits":
         return _digits().to(device)
-    folder = Path(folder or os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "shallowpaths").expanduser()
-    return _cifar10(folder.resolve()).to(device)
+    where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
+    try:
+        return _cifar10(Path(where).expanduser().resolve()).to(device)
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        raise ValueError(f"the data folder {where} cannot be found: {error}") from error
+    except OSError as error:
+        raise ValueError(f"CIFAR-10 in {where} cannot be read: {error.strerror}: {error.filename}") from error
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:

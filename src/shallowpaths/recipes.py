@@ -12,6 +12,12 @@ from dataclasses import dataclass, replace
 NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
 FIXUP_PARTS = ("zero last layer", "depth rescaling", "scalar multiplier", "scalar biases")
 ONE_OVER_SQRT_BLOCKS = "1/sqrt(d)"
+FLOAT32_LARGEST = 3.4e38
+
+
+def _is_finite(value: object) -> bool:
+    """Whether value is a number that float32 can hold; bool and text are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < FLOAT32_LARGEST
 
 
 @dataclass(frozen=True)
@@ -50,19 +56,14 @@ class Recipe:
             raise ValueError(
                 f"normalization {self.normalization!r} is unknown: choose from {', '.join(NORMALIZATIONS)}"
             )
-        if isinstance(self.alpha, str) and self.alpha != ONE_OVER_SQRT_BLOCKS:
-            raise ValueError(f"alpha {self.alpha!r} is unknown: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
-        if isinstance(self.alpha, (int, float)) and not math.isfinite(self.alpha):
-            raise ValueError(
-                f"alpha {self.alpha} is not finite: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None"
-            )
-        if not (math.isfinite(self.output_scale) and self.output_scale > 0):
-            raise ValueError(f"output_scale {self.output_scale} must be positive and finite")
+        if self.alpha not in (None, ONE_OVER_SQRT_BLOCKS) and not _is_finite(self.alpha):
+            raise ValueError(f"alpha {self.alpha!r}: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
+        if not (_is_finite(self.output_scale) and self.output_scale > 0):
+            raise ValueError(f"output_scale {self.output_scale!r} must be positive and finite")
         if self.zero_gamma and not self.normalizes_branch:
             raise ValueError("zero_gamma needs batch normalization on the branch, which this recipe does not have")
-        unknown = set(self.fixup) - set(FIXUP_PARTS)
-        if unknown:
-            raise ValueError(f"Fixup has no part {sorted(unknown)}: choose from {', '.join(FIXUP_PARTS)}")
+        if not isinstance(self.fixup, tuple) or set(self.fixup) - set(FIXUP_PARTS):
+            raise ValueError(f"fixup {self.fixup!r}: give a tuple of parts, out of {', '.join(FIXUP_PARTS)}")
 
     @property
     def normalizes_branch(self) -> bool:
@@ -135,5 +136,5 @@ def get_recipe(name: str) -> Recipe:
         with contextlib.suppress(ValueError):  # what is no finite number gets the error that lists the names
             return replace(_SKIPINIT, name=name, alpha=float(value))
     close = difflib.get_close_matches(str(name), NAMES, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(f"recipe {name!r} is unknown{hint} Choose from {', '.join(NAMES)}, or skipinit-<number>")

@@ -62,7 +62,10 @@ def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
 
 
 def check_inputs(inputs: Tensor) -> None:
-    """Refuse a batch of one, and NaN or infinity, with a ValueError."""
+    """Refuse with a ValueError what is no batch of real numbers, a batch of one, and NaN or infinity."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.is_meta:
+        given = f"{inputs.dtype} on {inputs.device}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(f"inputs are {given}: give a tensor of floating-point numbers, as the network takes it")
     if inputs.ndim < 2 or len(inputs) < 2:
         raise ValueError(
             f"inputs of shape {tuple(inputs.shape)}: a variance over the batch needs at least two examples"

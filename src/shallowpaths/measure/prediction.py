@@ -1,5 +1,7 @@
 """What theory says of a network as built: the line to draw beside its measurements."""
 
+from torch import nn
+
 from shallowpaths import theory
 from shallowpaths.networks import ResidualBlock, ResidualNetwork
 
@@ -43,6 +45,8 @@ def _padding_gains(blocks: list[ResidualBlock], size: int) -> list[float]:
     """For each block, the part of the second moment that one of its convolutions keeps at the borders."""
     gains = []
     for block in blocks:
+        if not all(isinstance(layer, nn.Conv2d) for layer in block.layers):
+            raise ValueError(f"image_size {size}: only convolutional networks have images with borders")
         size = -(-size // block.layers[0].stride[0])
         gains.append(theory.padding_gain(size, layers=len(block.layers)) ** (1 / len(block.layers)))
     return gains

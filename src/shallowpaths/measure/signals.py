@@ -103,6 +103,8 @@ class _LastOutput:
         self.statistics: tuple[Tensor, Tensor] | None = None
 
     def set(self, output: Tensor, statistics: tuple[Tensor, Tensor]) -> None:
+        if output.is_inference():  # it does not count its changes, so nothing may be reused
+            return
         # a weak reference, so that no activation lives longer than it would
         self.output, self.version, self.statistics = weakref.ref(output), output._version, statistics
 

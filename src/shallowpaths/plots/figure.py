@@ -58,7 +58,7 @@ _THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e
 CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
 
 
-WIDE = 8.1  # inches; on a phone a figure wider than this scrolls sideways in its own frame
+WIDE = 7.0  # inches; on a phone a figure wider than this, or of several panels, scrolls sideways in its own frame
 CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 
 
@@ -97,7 +97,7 @@ class BookFigure:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
         name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
-        wide = " wide" if self.light.get_size_inches()[0] > WIDE else ""
+        wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
         images = "".join(
             f'<img class="figure-{theme}" alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(self.svg(theme)).decode()}">'
             for theme in ("light", "dark")

@@ -9,7 +9,11 @@ from shallowpaths.plots.figure import BookFigure, legend_beside, new_axes, plain
 
 
 def path_lengths(
-    measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray], *, columns: int = 3
+    measured: Mapping[str, Sequence[np.ndarray]],
+    predicted: Mapping[str, np.ndarray],
+    *,
+    columns: int = 3,
+    lengths: tuple[float, float] | None = None,
 ) -> BookFigure:
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
 
@@ -18,6 +22,8 @@ def path_lengths(
             comma in a name, as in "batchnorm, linear", tells several groups of one recipe apart.
         predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
         columns: panels side by side.
+        lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
+            shares are.
     """
     means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
@@ -30,7 +36,7 @@ def path_lengths(
             for number, shares in enumerate(networks):
                 axes.plot(np.arange(len(shares)), shares, **marks, label=None if number else "measured")
             predict(axes, np.arange(len(predicted[name])), predicted[name], label="predicted")
-            axes.set(xlim=_where_it_matters([predicted[name], *networks]), xlabel="branches taken")
+            axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]), xlabel="branches taken")
             axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
             axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in panels[len(measured) :]:

@@ -49,12 +49,13 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
                 size_now = 9 if name == first else 6  # crosses on one spot can be told apart
                 cross = CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
                 axes.plot(failed, [guessing] * len(failed), **style_of(name) | cross)
-            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":")
+            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
             axes.set(xlabel="effective rate", title=f"{word} {size}")
             axes.set_xscale("log", base=2)
             plain_log_ticks(axes)
         figure.supylabel("final training loss", size=mpl.rcParams["axes.labelsize"])
-        all_axes[0].legend()
+        handles, names = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
         return figure
 
     said = "; ".join(
@@ -102,8 +103,9 @@ def rate_by_batch_size(
         ):
             predict(axes, sizes, rates, label=f"{name}: best, predicted", linestyle=dash)
         axes.set(xlabel="batch size", ylabel="effective learning rate")
+        if any(b.effective_rate is not None for b in best.values()):
+            axes.set_yscale("log", base=2)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
         axes.set_xticks(sizes_run, [str(size) for size in sizes_run])
         legend_beside(axes)
         return figure
@@ -144,7 +146,8 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
                 axes.plot(list(good), list(good.values()), **style)
             axes.set(xlabel="effective rate / batch size", title=name)
             axes.set_xscale("log", base=2)
-            plain_log_ticks(axes)
+            if any(loss < guessing for by_rate in losses.values() for loss in by_rate.values()):
+                plain_log_ticks(axes)
         panels[0].set_ylabel("final training loss")
         panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
         return figure

@@ -218,6 +218,11 @@ def _checked(
     between("output_scale", output_scale, 0, math.inf)
     between("correlation", correlation, 0, 1, "low")
     between("pair_correlation", pair, -1, 1, "both")
+    if normalization.startswith("branch") and pair < 2 * correlation - 1:
+        raise ValueError(
+            f"pair_correlation is {pair!r}; beside a correlation of {correlation!r} between any two inputs it must be"
+            f" at least {2 * correlation - 1:g}"
+        )
     between("layer_gain", layer_gain, 0, math.inf)
     if any(number not in range(1, blocks + 1) for number in projections):
         raise ValueError(f"projections is {projections!r}; it must hold block numbers from 1 to {blocks}")
