@@ -21,7 +21,7 @@ def test_bad_parameters_are_refused_with_the_good_ones():
         chapters.start("nonsense")
     with pytest.raises(ValueError, match="device 'tpu' is unknown: choose from auto, cpu"):
         chapters.start(device="tpu")
-    for seed in (-1, 1.5, "1", True):
+    for seed in (-1, 1.5, "1", True, 2**63):
         with pytest.raises(ValueError, match="seed"):
             chapters.start(seed=seed)
 

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from shallowpaths import recipes
+from shallowpaths import bench, recipes
 from shallowpaths.cli import main
 from shallowpaths.stores import load_records
 
@@ -218,3 +219,81 @@ def test_train_takes_a_budget_in_steps():
     result = invoke("train", *QUICK[:6], "--steps", "3", "--device", "cpu")
     assert (result.exit_code, " 3 steps" in result.output) == (0, True)
     assert invoke("train", *QUICK, "--steps", "3").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        (["train", "--depth", "abc"], "shallowpaths train: Invalid value for '--depth'"),
+        (["train", "--no-such-option"], "shallowpaths train: No such option"),
+        (["train", "--store", ""], "shallowpaths train: the record store's path is empty"),
+        (["sweep"], "shallowpaths sweep: Missing argument 'PLAN'"),
+        (["trian"], "shallowpaths: No such command 'trian'"),
+        (["--no-such-option"], "shallowpaths: No such option"),
+        (["records", os.devnull], f"shallowpaths records: {os.devnull} is no plain file"),
+        (["bench", "--output", os.devnull], f"shallowpaths bench: --output {os.devnull} is no plain file"),
+    ],
+)
+def test_what_is_misspelt_is_one_line(arguments, begins):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.output.startswith(begins)
+    assert result.output.count("\n") == 1
+
+
+def test_help_is_still_shown():
+    for arguments in (["--help"], ["train", "--help"]):
+        result = invoke(*arguments)
+        assert (result.exit_code, result.output.startswith("Usage:")) == (0, True)
+    assert "Commands:" in invoke().output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", [["recipes"], ["--help"], ["train", "--help"]])
+def test_output_that_cannot_be_written_is_one_line(arguments):
+    command = [sys.executable, "-c", "from shallowpaths.cli import main; main()", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("shallowpaths")
+    assert done.stderr.count("\n") == 1
+
+
+def test_output_that_nobody_reads_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from shallowpaths.cli import main; main()", "recipes"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "shallowpaths recipes: Broken pipe\n")
+
+
+def test_ctrl_c_is_one_line():
+    @main.command("press-ctrl-c")
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    try:
+        result = invoke("press-ctrl-c")
+    finally:
+        del main.commands["press-ctrl-c"]
+    assert (result.exit_code, result.output) == (130, "shallowpaths press-ctrl-c: stopped\n")
+
+
+def test_bench_is_refused_before_measuring_where_it_cannot_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "run", lambda *_, **__: pytest.fail("it measured"))
+    (tmp_path / "file").write_text("")
+    result = invoke("bench", "--output", str(tmp_path / "file" / "bench.json"))
+    assert result.exit_code == 2
+    assert "cannot be written" in result.output
+
+
+def test_bench_shows_its_table_even_if_the_file_fails(tmp_path, monkeypatch):
+    row = bench.Result("a_row", "cpu", 1.5, None, None, "by hand")
+    monkeypatch.setattr(bench, "run", lambda *_, **__: [row])
+    output = tmp_path / "bench.json"
+    (tmp_path / "bench.json.unfinished").mkdir()  # where it would write
+    result = invoke("bench", "--output", str(output))
+    assert result.exit_code == 1
+    assert "a_row" in result.output
+    assert "Traceback" not in result.output

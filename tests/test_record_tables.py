@@ -65,3 +65,10 @@ def test_best_of_is_named_in_the_heading():
 def test_an_empty_store_is_said_to_be_empty():
     with pytest.raises(ValueError, match="no record yet"):
         describe([])
+
+
+def test_records_may_come_from_a_generator():
+    runs = [record(0.25), record(0.5, accuracy=0.6)]
+    assert describe(r for r in runs) == describe(runs)
+    with pytest.raises(ValueError, match="no record"):
+        describe(r for r in ())

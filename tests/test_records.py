@@ -110,3 +110,24 @@ def test_rate_reaching_interpolates_in_logarithms():
     assert rate_reaching(runs, 2.0) == pytest.approx(0.1 * 2**0.5)
     with pytest.raises(ValueError, match="no rate between"):
         rate_reaching(runs, 0.01)
+
+
+def test_records_may_come_from_a_generator_and_must_be_there():
+    runs = [record(0.01 * 2**i, loss=4.0 * 0.25**i) for i in range(3)]
+    assert best_rate(r for r in runs) == best_rate(runs)
+    assert rate_reaching((r for r in runs), 2.0) == rate_reaching(runs, 2.0)
+    for choose in (best_rate, lambda none: rate_reaching(none, 1.0)):
+        with pytest.raises(ValueError, match="no record"):
+            choose([])
+        with pytest.raises(ValueError, match="no record"):
+            choose(r for r in ())
+
+
+@pytest.mark.parametrize("loss", [0, -1.0, math.nan, math.inf])
+def test_a_loss_without_a_logarithm_is_refused(loss):
+    with pytest.raises(ValueError, match="above 0"):
+        rate_reaching([record(0.01, loss=2.0), record(0.02, loss=1.0)], loss)
+
+
+def test_a_rate_whose_loss_is_zero_reaches_any_loss():
+    assert rate_reaching([record(0.01, loss=2.0), record(0.02, loss=0.0)], 1.0) == pytest.approx(0.2)

@@ -1,5 +1,7 @@
+import json
 import math
 
+import numpy as np
 import pytest
 
 from shallowpaths.runs import RunConfig, RunRecord, blocks_of
@@ -44,6 +46,21 @@ def test_bad_depths_of_a_wide_resnet(depth):
         ("momentum", 1.0),
         ("dropout", 1.0),
         ("validation", 1.0),
+        ("learning_rate", 1e308),
+        ("learning_rate", 10**400),
+        ("l2", 1e300),
+        ("l2_on_scalars", 1),
+        ("augment", 1),
+        ("augment", np.bool_(True)),
+        ("width", np.int64(2)),
+        ("seed", 2**63),
+        ("seed", True),
+        ("depth", 6 * 10**5 + 4),
+        ("width", 10**6 + 1),
+        ("batch_size", 10**6 + 1),
+        ("ghost_batch", 10**6 + 1),
+        ("epochs", 10**6 + 1),
+        ("steps", 10**9 + 1),
     ],
 )
 def test_bad_settings_are_refused_by_name(setting, value):
@@ -106,3 +123,55 @@ def test_a_record_is_finished_or_diverged():
     with pytest.raises(ValueError, match="test accuracy"):
         RunRecord(RunConfig(), "finished", [])
     assert RunRecord(RunConfig(), "diverged", [], diverged_step=0).train_loss == math.inf
+
+
+def test_equal_configs_have_one_key():
+    whole, real = (RunConfig(learning_rate=kind(1), l2=kind(0), validation=kind(0)) for kind in (int, float))
+    assert whole == real == RunConfig(learning_rate=1.0, l2=-0.0)
+    assert whole.key == real.key == RunConfig(learning_rate=1.0, l2=-0.0).key
+    same = RunConfig(learning_rate=np.float64(0.05))
+    assert (same.key, type(same.learning_rate)) == (RunConfig().key, float)
+
+
+@pytest.mark.parametrize("momentum", [1, 1.0, "x", None, -0.5])
+def test_an_effective_rate_needs_a_momentum(momentum):
+    with pytest.raises(ValueError, match="momentum"):
+        RunConfig.at_effective_rate(0.5, momentum=momentum)
+
+
+POINT = {"epoch": 1, "train_loss": 0.5}
+FINISHED = {"config": {}, "outcome": "finished", "curve": [POINT], "test_accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("curve", [3]),
+        ("curve", "text"),
+        ("curve", {"train_loss": 1}),
+        ("curve", [{}]),
+        ("curve", [{"epoch": 1}]),
+        ("curve", [{"train_loss": "low"}]),
+        ("curve", [{"train_loss": None}, POINT]),
+        ("curve", [{"train_loss": math.nan}]),
+        ("curve", [{"train_loss": 10**400}]),
+        ("curve", [POINT | {"validation_accuracy": "high"}]),
+        ("test_accuracy", "0.5"),
+        ("test_accuracy", True),
+        ("test_loss", []),
+        ("parameters", None),
+        ("train_images", "many"),
+        ("seconds", {}),
+        ("device_name", 3),
+        ("versions", []),
+    ],
+)
+def test_a_record_with_a_value_of_another_kind_is_a_value_error(field, value):
+    assert RunRecord.from_json(json.dumps(FINISHED)).train_loss == 0.5
+    with pytest.raises(ValueError, match=field):
+        RunRecord.from_json(json.dumps(FINISHED | {field: value}))
+
+
+def test_a_line_nested_too_deeply_is_a_value_error():
+    with pytest.raises(ValueError, match="not a run record"):
+        RunRecord.from_json("[" * 100_000)

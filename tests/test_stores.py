@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from shallowpaths import stores
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.stores import Store, load_records
 
@@ -207,3 +209,35 @@ def test_a_claim_is_one_processes_and_ends_with_it(tmp_path):
         assert mine
     store.forget_claim("a")
     assert sorted(p.name for p in (tmp_path / "records.jsonl.claims").iterdir()) == ["b.lock"]
+
+
+@pytest.mark.parametrize("path", ["", os.devnull, "~no-such-user-here/runs.jsonl"])
+def test_a_path_that_can_be_no_file_is_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="record store"):
+        Store(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+@pytest.mark.parametrize("name", ["pipe", "pipe.jsonl"])
+def test_a_fifo_is_refused_before_anything_waits_for_it(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="no plain file"):
+        Store(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_lock_that_is_never_freed_is_reported_and_given_up(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stores, "SECONDS_TO_WARNING", 0.05)
+    monkeypatch.setattr(stores, "SECONDS_TO_GIVE_UP", 0.1)
+    store = Store(tmp_path)
+    with FileLock(f"{store.path}.lock", is_singleton=False):
+        with pytest.raises(ValueError, match="cannot be written"):
+            Store(tmp_path)
+        with pytest.raises(ValueError, match="cannot be read"):
+            store.load()
+        assert not store.append(record())  # kept, and written later
+    assert "which another process holds" in caplog.text
+    store.flush()
+    assert load_records(store.path) == [record()]

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -92,3 +94,26 @@ def test_a_batch_larger_than_the_data_is_refused():
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"'cuda'.*has none"):
         train(SMALL.replace(device="cuda"), progress=False)
+
+
+def test_a_run_that_does_not_fit_in_memory_is_named():
+    """Its second convolution alone has more weights than a process has addresses."""
+    with pytest.raises(ValueError, match=r"does not fit in memory: .* depth 16 and width 1000000, batch_size 64"):
+        train(RunConfig(width=10**6, device="cpu"), progress=False)
+
+
+@pytest.mark.parametrize("recipe", ["batchnorm", "batchnorm-at-end"])
+def test_batch_normalization_of_a_single_image_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"batch_size 1: .* has no variance"):
+        train(SMALL.replace(recipe=recipe, batch_size=1, epochs=None, steps=1), progress=False)
+
+
+@pytest.mark.parametrize("settings", [{"network": "wide-resnet", "width": 1}, {"recipe": "skipinit"}])
+def test_a_single_image_is_a_batch_where_it_has_a_variance_or_needs_none(settings):
+    record = train(SMALL.replace(**settings, batch_size=1, epochs=None, steps=1), progress=False)
+    assert len(record.curve) == 1
+
+
+def test_without_stderr_no_bar_is_shown(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert train(SMALL.replace(epochs=1)).outcome == "finished"

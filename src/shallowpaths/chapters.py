@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from shallowpaths.devices import device_name, resolve_device
-from shallowpaths.runs import one_of
+from shallowpaths.runs import check_seed, one_of
 
 PROFILES = ("quick", "gpu", "paper")
 
@@ -42,7 +42,7 @@ def start(profile: str | None = None, seed: int = 0, device: str | None = None) 
 
     Args:
         profile: one of PROFILES; None is "gpu" where CUDA is, else "quick".
-        seed: a whole number of at least 0.
+        seed: a whole number of at least 0 and below 2**63.
         device: "cpu", "cuda", "mps"; None or "auto" takes the best there is.
 
     Raises:
@@ -51,7 +51,6 @@ def start(profile: str | None = None, seed: int = 0, device: str | None = None) 
     chosen = resolve_device(device)
     profile = profile or ("gpu" if chosen.type == "cuda" else "quick")
     one_of("profile", profile, PROFILES)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed {seed!r} must be a whole number of at least 0")
+    check_seed(seed)
     print(f"profile {profile}, seed {seed}, on {device_name(chosen)}")  # noqa: T201 - a chapter's first output
     return Chapter(profile, seed, chosen)

@@ -1,9 +1,12 @@
 """The command `shallowpaths`."""
 
+import contextlib
 import dataclasses
+import os
 import sys
+import tempfile
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,51 @@ _CHOICES = {
 
 
 class _Commands(click.Group):
-    """A group whose commands turn what the user got wrong into exit code 2 and one line."""
+    """A group whose commands turn what went wrong into one line.
+
+    Exit code 2 for what the user got wrong, 1 for files and output that cannot be written, 130 after Ctrl-C.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+        with _one_line_for_errors(lambda: None):
+            return super().make_context(info_name, args, *more, **extra)
 
     def invoke(self, context: click.Context) -> Any:
-        try:
+        with _one_line_for_errors(lambda: context.invoked_subcommand):
             return super().invoke(context)
-        except ValueError as error:
-            message = " ".join(str(error).split())
-            click.echo(f"shallowpaths {context.invoked_subcommand}: {message}", err=True)
-            sys.exit(2)
+
+
+@contextlib.contextmanager
+def _one_line_for_errors(command: Callable[[], str | None]) -> Iterator[None]:
+    """Print an error as `shallowpaths COMMAND: message` and exit. command: its name, once it is known."""
+    try:
+        yield
+    except click.UsageError as error:
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # newer than click 8.1
+            raise
+        message, code = error.format_message(), 2
+    except ValueError as error:
+        message, code = str(error), 2
+    except OSError as error:
+        message, code = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1
+        _forget_output()
+    except KeyboardInterrupt:
+        message, code = "stopped", 130
+    else:
+        return
+    name = " ".join(filter(None, ("shallowpaths", command())))
+    with contextlib.suppress(OSError):  # stderr may be full too
+        click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Flush stdout, or let what it cannot take go nowhere: Python would complain about it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(
@@ -70,10 +109,8 @@ def _setting_help(name: str) -> str:
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
 )
-@click.option(
-    "--store", type=click.Path(path_type=Path), help="Keep the record in this .jsonl file, or in this folder."
-)
-def train(effective_learning_rate: float | None, data_folder: Path | None, store: Path | None, **settings: Any) -> None:
+@click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
+def train(effective_learning_rate: float | None, data_folder: Path | None, store: str | None, **settings: Any) -> None:
     """Train one network and print its record."""
     learning_rate = settings.pop("learning_rate")
     if learning_rate is not None and effective_learning_rate is not None:
@@ -122,7 +159,7 @@ def _describe(record: runs.RunRecord) -> str:
 @click.argument("plan", metavar="PLAN")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
@@ -136,7 +173,7 @@ def _describe(record: runs.RunRecord) -> str:
 )
 def sweep(
     plan: str,
-    store: Path | None,
+    store: str | None,
     dry_run: bool,
     limit_seconds: float | None,
     processes: int | None,
@@ -210,6 +247,8 @@ def list_records(store: Path, best: int | None) -> None:
     path = store / stores.FILE_NAME if store.is_dir() else store
     if not path.exists():
         raise ValueError(f"{store} has no {stores.FILE_NAME}")
+    if not path.is_file():
+        raise ValueError(f"{path} is no plain file")
     click.echo(record_tables.describe(stores.load_records(path), best))
 
 
@@ -241,8 +280,21 @@ def run_bench(device: str, output: Path, only: tuple[str, ...], data_folder: Pat
     """Measure what the package's own work costs, row by row, against its targets."""
     from shallowpaths import bench  # imports torch, which --help and mistakes need not wait for
 
+    _check_writable(output)
     results = bench.run(only, device, data_folder=data_folder)
-    bench.write(results, output)
     says = {True: "yes", False: "no", None: ""}
     rows = [(r.name, r.device, f"{r.value:.3f}", r.target or "", says[r.holds], r.detail) for r in results]
     click.echo(tabulate(rows, headers=("row", "device", "value", "target", "holds", "detail"), disable_numparse=True))
+    bench.write(results, output)
+
+
+def _check_writable(file: Path) -> None:
+    """Make the file's folder and write there once, so that no hour of measuring ends in an error."""
+    if file.exists() and not file.is_file():
+        raise ValueError(f"--output {file} is no plain file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {file} cannot be written: {error.strerror or error}") from error

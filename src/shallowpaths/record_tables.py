@@ -1,6 +1,6 @@
 """Tables of records, as text: every point, and the best rate of every setting."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from tabulate import tabulate
 
@@ -29,7 +29,7 @@ EDGE_WARNING = (
 )
 
 
-def describe(records: Sequence[RunRecord], best: int | None = None) -> str:
+def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
     """Both tables, and a warning if an optimum lies on its grid's edge.
 
     Args:
@@ -38,6 +38,7 @@ def describe(records: Sequence[RunRecord], best: int | None = None) -> str:
     Raises:
         ValueError: there is no record.
     """
+    records = list(records)
     if not records:
         raise ValueError("the store holds no record yet")
     groups = by_setting(records)

@@ -5,7 +5,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shallowpaths.runs import RunRecord
@@ -122,7 +122,7 @@ def validation_error(record: RunRecord) -> float:
 
 
 def best_rate(
-    records: Sequence[RunRecord],
+    records: Iterable[RunRecord],
     criterion: Callable[[RunRecord], float] = final_train_loss,
     stable_below: float = float("inf"),
 ) -> BestRate:
@@ -135,6 +135,7 @@ def best_rate(
     Raises:
         ValueError: no record, or records that differ in another setting.
     """
+    records = list(records)
     if not records:
         raise ValueError("there is no record to choose a rate from")
     if len(by_setting(records)) > 1:
@@ -169,18 +170,26 @@ def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float
     return best * step ** ((left - right) / (left + right) / 2)
 
 
-def rate_reaching(records: Sequence[RunRecord], loss: float) -> float:
+def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
     """The smallest effective rate whose final training loss is `loss`, between the grid's rates.
 
     Interpolated in the logarithms of rate and loss, over records that differ in learning rate and seed only.
 
     Raises:
-        ValueError: the smallest rate of the grid is below that loss already, or none reaches it.
+        ValueError: the smallest rate of the grid is below that loss already, or none reaches it; no record, or a loss
+            that has no logarithm.
     """
+    records = list(records)
+    if not records:
+        raise ValueError("there is no record to choose a rate from")
+    if not 0 < loss < math.inf:
+        raise ValueError(f"loss {loss!r} must be above 0 and finite: rates are interpolated in its logarithm")
     by_rate = sorted(group_by(records, "effective_learning_rate").items())
     means = [(rate, statistics.fmean(final_train_loss(r) for r in runs)) for (rate,), runs in by_rate]
     for (rate, above), (next_rate, below) in itertools.pairwise(means):
         if above >= loss >= below and math.isfinite(above):
+            if below <= 0:
+                return next_rate  # no logarithm to interpolate in
             part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
             return rate * (next_rate / rate) ** part
     raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,12 +17,20 @@ SCHEDULES = ("paper", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 OUTCOMES = ("finished", "diverged")
 DEFAULT_EPOCHS = 5
+FLOAT32_ALMOST_LARGEST = 3e38
+LARGEST = {"depth": 10**5, "width": 10**6, "batch_size": 10**6, "ghost_batch": 10**6, "epochs": 10**6, "steps": 10**9}
 
 
 def one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise a ValueError that lists the allowed values if `value` is none of them."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is unknown: choose from {', '.join(allowed)}")
+
+
+def check_seed(seed: object) -> None:
+    """Raise a ValueError if torch's generators cannot be seeded with `seed`."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed {seed!r} must be a whole number of at least 0 and below 2**63")
 
 
 def blocks_of(depth: int, network: str = "wide-resnet") -> int:
@@ -99,15 +108,20 @@ class RunConfig:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("device", self.device, DEVICES)
         self._settle_budget()
-        for name in ("width", "batch_size"):
+        for name in ("depth", "width", "batch_size"):
             _whole(name, getattr(self, name), at_least=1)
         if self.ghost_batch is not None:
             _whole("ghost_batch", self.ghost_batch, at_least=2)  # one image has no variance
-        _whole("seed", self.seed, at_least=0)
+        check_seed(self.seed)
         _number("learning_rate", self.learning_rate, above=0)
         _number("l2", self.l2, at_least=0)
         for name in ("momentum", "dropout", "validation"):
             _number(name, getattr(self, name), at_least=0, below=1)
+        for name in ("l2_on_scalars", "augment"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be True or False")
+        for name in ("learning_rate", "l2", "momentum", "dropout", "validation"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
 
     def _settle_budget(self) -> None:
         """Exactly one of epochs and steps is set afterwards."""
@@ -142,6 +156,7 @@ class RunConfig:
         if "learning_rate" in settings:
             raise ValueError("give either learning_rate or effective_learning_rate, not both")
         momentum = settings.get("momentum", cls.momentum)
+        _number("momentum", momentum, at_least=0, below=1)
         _number("effective_learning_rate", effective_learning_rate, above=0)
         return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
 
@@ -208,6 +223,22 @@ class RunRecord:
             raise ValueError("a diverged run has a diverged_step, a finished one has none")
         if self.outcome == "finished" and (not self.curve or self.test_accuracy is None):
             raise ValueError("a finished run has a curve and a test accuracy")
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """Raise a ValueError where a value is not of its kind: records are read from files that anyone may write."""
+        good = isinstance(self.curve, list) and all(isinstance(point, dict) for point in self.curve)
+        if not good or not all(_is_number(value) for point in self.curve for value in point.values()):
+            raise ValueError("a curve is a list of dicts of finite numbers")
+        if not all("train_loss" in point for point in self.curve):
+            raise ValueError("each point of a curve has a train_loss")
+        for name in ("diverged_step", "test_accuracy", "test_loss", "parameters", "train_images", "seconds"):
+            value = getattr(self, name)
+            if not (_is_number(value) or (value is None and getattr(type(self), name) is None)):
+                raise ValueError(f"{name} {value!r} must be a finite number")
+        for name, kind in (("data_checksum", str), ("device_name", str), ("versions", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a {kind.__name__}")
 
     @property
     def train_loss(self) -> float:
@@ -238,29 +269,32 @@ class RunRecord:
             values = json.loads(line)
             config = RunConfig.from_dict(values.pop("config"))
             return cls(config=config, **values)
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a run record: {error}") from error
 
 
 def _whole(name: str, value: object, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name} {value!r} must be a whole number of at least {at_least}")
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= LARGEST[name]:
+        raise ValueError(f"{name} {value!r} must be a whole number of at least {at_least} and at most {LARGEST[name]}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; a whole one beyond the largest float is none, a bool neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _number(
-    name: str, value: object, above: float | None = None, at_least: float | None = None, below: float | None = None
+    name: str,
+    value: object,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float = FLOAT32_ALMOST_LARGEST,
 ) -> None:
     bounds = " and ".join(
         f"{word} {bound}"
         for word, bound in (("above", above), ("at least", at_least), ("below", below))
         if bound is not None
     )
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    good = (
-        good
-        and (above is None or value > above)
-        and (at_least is None or value >= at_least)
-        and (below is None or value < below)
-    )
-    if not good:
+    good = _is_number(value) and value < below and (above is None or value > above)
+    if not good or (at_least is not None and value < at_least):
         raise ValueError(f"{name} {value!r} must be a finite number {bounds}")

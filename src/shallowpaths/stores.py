@@ -16,6 +16,7 @@ from shallowpaths.runs import RunRecord
 log = logging.getLogger(__name__)
 
 FILE_NAME = "records.jsonl"
+SECONDS_TO_WARNING, SECONDS_TO_GIVE_UP = 10, 300  # of waiting for a lock that is held for milliseconds
 
 
 class Store:
@@ -29,20 +30,20 @@ class Store:
         path: a file whose name ends in .jsonl, or a folder, which then holds records.jsonl. Made when needed.
 
     Raises:
-        ValueError: the file cannot be written.
+        ValueError: the file cannot be written, or the path leads to something that is no plain file, like a device.
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = Path(path).expanduser()
-        self.path = path if path.suffix == ".jsonl" or path.is_file() else path / FILE_NAME
+        self.path = _plain_file(path)
         self._lock = FileLock(self._beside(".lock"))
         self._pending: list[RunRecord] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self.path.open("a"):
+            with self._locked(), self.path.open("a"):
                 pass
-        except OSError as error:
-            raise ValueError(f"the record store {self.path} cannot be written: {error.strerror or error}") from error
+        except (OSError, NotImplementedError) as error:  # the latter where a file system has no locks
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"the record store {self.path} cannot be written: {reason}") from error
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -91,15 +92,38 @@ class Store:
         """One record for each run, in order: of several with one config the first.
 
         Lines that are no records, and runs that stand twice, are reported in a warning and moved to `damaged_path`.
+
+        Raises:
+            ValueError: the store cannot be read, or another process keeps it locked.
         """
-        with self._lock:
+        try:
+            found = self._read_and_mend()
+        except OSError as error:
+            raise ValueError(f"the record store {self.path} cannot be read: {error.strerror or error}") from error
+        known = {record.config.key for record in found.records}
+        return found.records + [r for r in self._pending if r.config.key not in known]
+
+    def _read_and_mend(self) -> "_Lines":
+        with self._locked():
             found = _read(self.path)
             if found.bad:
                 for number, _, reason in found.bad:
                     log.warning("%s, line %d is set aside in %s: %s", self.path, number, self.damaged_path.name, reason)
                 self._set_aside(found)
-        known = {record.config.key for record in found.records}
-        return found.records + [r for r in self._pending if r.config.key not in known]
+        return found
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the store's lock; says so if that takes long, and raises filelock's Timeout, an OSError, in the end."""
+        try:
+            self._lock.acquire(timeout=SECONDS_TO_WARNING)
+        except Timeout:
+            log.warning("waiting for %s, which another process holds", self._lock.lock_file)
+            self._lock.acquire(timeout=SECONDS_TO_GIVE_UP)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[bool]:
@@ -131,7 +155,7 @@ class Store:
         if not self._pending:
             return
         text = b"".join(record.to_json().encode() + b"\n" for record in self._pending)
-        with self._lock, self.path.open("rb+", buffering=0) as file:
+        with self._locked(), self.path.open("rb+", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             if end and not _ends_with_newline(file):
                 text = b"\n" + text  # a line that was cut short stays one damaged line
@@ -165,6 +189,26 @@ def load_records(path: str | os.PathLike) -> list[RunRecord]:
     for number, _, reason in found.bad:
         log.warning("%s, line %d is passed over: %s", path, number, reason)
     return found.records
+
+
+def _plain_file(path: str | os.PathLike) -> Path:
+    """The store's file at this path, which may be a folder; nothing is made.
+
+    Raises:
+        ValueError: the path is empty, its home folder is unknown, or what lies there is neither file nor folder.
+    """
+    if not os.fspath(path):
+        raise ValueError("the record store's path is empty: give a folder, or a file whose name ends in .jsonl")
+    try:
+        place = Path(path).expanduser()
+        file = place if place.suffix == ".jsonl" or (place.exists() and not place.is_dir()) else place / FILE_NAME
+        special = file.exists() and not file.is_file()
+    except (OSError, RuntimeError) as error:  # the latter for the home of a user who is not there
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the record store {path} cannot be written: {reason}") from error
+    if special:
+        raise ValueError(f"the record store {file} cannot be written: it is no plain file")
+    return file
 
 
 @dataclass
@@ -210,7 +254,7 @@ def _rescue(record: RunRecord) -> str:
         with path.open("ab", buffering=0) as file:
             _write_all(file, record.to_json().encode() + b"\n")
     except OSError:
-        sys.stderr.write(record.to_json() + "\n")
+        print(record.to_json(), file=sys.stderr)  # noqa: T201 - to stdout where there is no stderr
         return "in the line above"
     return f"in {path}"
 

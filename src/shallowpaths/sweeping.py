@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -147,7 +148,9 @@ class _Progress:
     def __init__(self, wanted: list[RunConfig], missing: list[RunConfig], shown: bool):
         self.runs, self.left = len(wanted), {c.key: work(c) for c in missing}
         self.all_work = sum(self.left.values())
-        hidden = {} if shown and len(missing) > 1 else {"disable": True}  # else TQDM_DISABLE decides
+        hidden = (
+            {} if shown and len(missing) > 1 and sys.stderr is not None else {"disable": True}
+        )  # else TQDM_DISABLE decides
         self.bar = tqdm(
             total=1.0,
             desc=self._count(),

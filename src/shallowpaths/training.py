@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +17,13 @@ from shallowpaths import data as datasets
 from shallowpaths.checkpoints import Position
 from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
+from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.steps import Step
 
 log = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words on CPUs and GPUs
 
 
 def train(
@@ -44,18 +48,24 @@ def train(
         checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every epoch.
 
     Raises:
-        ValueError: a device that is not there, a batch larger than the training set, data that cannot be read; a
-            checkpoint folder that cannot be written, or a checkpoint in it that does not belong to this run.
+        ValueError: a device that is not there, a batch larger than the training set, a run that does not fit in memory,
+            a residual-mlp with batch normalization over one image, data that cannot be read; a checkpoint folder that
+            cannot be written, or a checkpoint in it that does not belong to this run.
     """
     device = devices.resolve_device(config.device)
     config = config.replace(device=device.type)
+    if config.batch_size == 1 and config.network == "residual-mlp" and get_recipe(config.recipe).normalizes_end:
+        raise ValueError(
+            f"batch_size 1: recipe {config.recipe!r} has batch normalization, and in a residual-mlp the one value that "
+            "an image gives each unit has no variance: take at least 2 images"
+        )
     saver = _Saver(config, checkpoint_folder, checkpoint_every) if checkpoint_folder is not None else None
     data = datasets.load(config.data, device, data_folder).hold_out(config.validation)
     if config.batch_size > len(data.train_images):
         raise ValueError(
             f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}"
         )
-    with _reproducible(config.seed):
+    with _reproducible(config.seed), _named_if_too_large(config):
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
         position = Position(epoch=0, curve=[], seconds=0.0)
@@ -158,7 +168,8 @@ def _diverged(step: int, curve: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _progress_bar(config: RunConfig, images: int, epoch: int, progress: bool) -> tqdm:
-    hidden = {} if progress else {"disable": True}  # not given, the environment variable TQDM_DISABLE decides
+    shown = progress and sys.stderr is not None
+    hidden = {} if shown else {"disable": True}  # not given, the environment variable TQDM_DISABLE decides
     return tqdm(
         total=config.total_steps(images),
         initial=stepping.steps_before(epoch, images, config.batch_size),
@@ -167,6 +178,20 @@ def _progress_bar(config: RunConfig, images: int, epoch: int, progress: bool) ->
         leave=False,
         **hidden,
     )
+
+
+@contextlib.contextmanager
+def _named_if_too_large(config: RunConfig) -> Iterator[None]:
+    """What torch and Python raise when memory is short becomes a ValueError that says which run was too large."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        raise ValueError(
+            f"the run does not fit in memory: {config.network} of depth {config.depth} and width {config.width}, "
+            f"batch_size {config.batch_size}, on {config.device}"
+        ) from error
 
 
 @contextlib.contextmanager
