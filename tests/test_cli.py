@@ -171,14 +171,19 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, plan):
     text = Path(plan).read_text().replace("epochs = 1", "epochs = 500")
     Path(plan).write_text(text)
     store = tmp_path / "store"
-    command = [sys.executable, "-c", "from shallowpaths.cli import main; main()", "sweep", plan, "--store", str(store)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(store.glob("records.jsonl.claims/*")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    # a shell's background job ignores the signal, and its children inherit that: a terminal's program does not
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from shallowpaths.cli import main; main()"
+    command = [sys.executable, "-c", code, "sweep", plan, "--store", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not list(store.glob("records.jsonl.claims/*")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
