@@ -22,7 +22,7 @@ book: environment  ## execute the chapters and render the book; prints the path 
 
 test: environment lint  ## lint everything, then run all tests, the fast ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m slow
 
 bench: environment  ## measure what the package's own work costs; writes _build/bench.json
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/shallowpaths bench --output _build/bench.json

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 SEEDS = (0, 1)  # the first is the one that `make book` runs, so that it is run once for both
 RUNS = [(path, seed) for seed in SEEDS for path in NOTEBOOKS]
-pytestmark = pytest.mark.xdist_group("book")  # one process executes the chapters, for all tests of this file
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
