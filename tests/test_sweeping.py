@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+import types
 
 import pytest
 import torch
@@ -139,11 +140,18 @@ def test_a_sweep_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_after_the_limit_no_run_is_started(tmp_path, stored):
-    store = tmp_path if stored else None
+def test_after_the_limit_no_run_is_started(tmp_path, stored, monkeypatch):
+    store, clock = tmp_path if stored else None, [0.0]
+
+    def train_for_a_second(*arguments, **options):
+        clock[0] += 1
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(sweeping, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(sweeping, "train", train_for_a_second)
     assert sweeping.sweep(GRID, store, progress=False, limit_seconds=0) == []
-    some = sweeping.sweep(MANY, store, progress=False, limit_seconds=0.01)
-    assert [r.config.seed for r in some] == [0]
+    some = sweeping.sweep(MANY, store, progress=False, limit_seconds=1.5)
+    assert [r.config.seed for r in some] == [0, 1]
 
 
 def test_progress_counts_runs_and_shows_the_time_left(tmp_path, capsys, monkeypatch):
