@@ -20,9 +20,9 @@ help:  ## this list
 book: environment  ## execute the chapters and render the book; prints the path of its first page
 	@$(BIN)/python book/build.py all --profile "$(PROFILE)" --seed "$(SEED)" $(CHAPTERS)
 
-test: environment lint  ## lint everything, then run all tests, the fast ones first
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
-	@$(BIN)/python -m pytest -m slow
+test: environment lint  ## lint everything, then run all tests, the book's last
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/test_book.py
+	@$(BIN)/python -m pytest tests/test_book.py
 
 bench: environment  ## measure what the package's own work costs; writes _build/bench.json
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/shallowpaths bench --output _build/bench.json

@@ -64,7 +64,7 @@ class Page:
             raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> None:
+    def until(self, script: str, seconds: float = 60) -> None:
         """Wait until a JavaScript expression is true; TimeoutError where it does not become so."""
         end = time.monotonic() + seconds
         while not self.evaluate(f"Promise.resolve({script}).then(Boolean)"):
@@ -73,7 +73,7 @@ class Page:
             time.sleep(0.05)
 
     def _wait(self, what: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        return self._loop.run_until_complete(asyncio.wait_for(what, 30))
+        return self._loop.run_until_complete(asyncio.wait_for(what, 60))
 
     async def _call(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self._number += 1

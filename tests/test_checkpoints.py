@@ -2,7 +2,6 @@
 
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import random
@@ -76,16 +75,17 @@ def test_a_diverged_run_resumes_to_the_same_step(tmp_path, monkeypatch):
 
 def _train_in_folder(config, folder, ready, sender):
     torch.set_num_threads(1)
+    os.fsync = lambda _: None  # it is for a loss of power, and takes most of the time where others use the disk
     train(config.replace(epochs=1), progress=False)  # so that the kills fall into training, not into imports
     ready.set()
     record = train(config, progress=False, checkpoint_folder=folder, checkpoint_every=0)
     sender.send(record.to_json())
 
 
-def _kill_and_resume(config: RunConfig, folder: Path, kills: int, longest: float) -> tuple[RunRecord, list[int]]:
+def _kill_and_resume(
+    context, config: RunConfig, folder: Path, kills: int, longest: float
+) -> tuple[RunRecord, list[int]]:
     """The run's record, and after each SIGKILL the epochs that were on disk; moments of 0 to `longest` seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shallowpaths.training", "sklearn.datasets", "torch._dynamo"])
     moments, epochs = random.Random(0), []
     while True:
         receiver, sender = context.Pipe(duplex=False)
@@ -108,15 +108,15 @@ def _kill_and_resume(config: RunConfig, folder: Path, kills: int, longest: float
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path, forkserver):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        config = RUN.replace(recipe="fixup-dropout", epochs=400)
+        config = RUN.replace(recipe="fixup-dropout", batch_size=480, epochs=400)
         whole = train(config, progress=False)
     finally:
         torch.set_num_threads(threads)
-    record, epochs = _kill_and_resume(config, tmp_path, kills=20, longest=0.6)
+    record, epochs = _kill_and_resume(forkserver, config, tmp_path, kills=20, longest=0.15)
     assert len(set(epochs)) > 10, "most of the processes got somewhere before they were killed"
     assert epochs == sorted(epochs)
     assert max(epochs) < 400

@@ -10,8 +10,6 @@ from shallowpaths import data
 from shallowpaths.data import PaddedPixels, crop_and_flip, draw_augmentation
 from shallowpaths.torchvision_import import import_torchvision
 
-functional = import_torchvision("transforms.v2.functional")
-
 
 def test_digits_are_scikit_learns_each_once():
     digits = data.load("digits")
@@ -62,6 +60,7 @@ def test_an_empty_split_is_refused(fraction):
 
 
 def test_crop_and_flip_equals_torchvisions_pad_crop_and_flip():
+    functional = import_torchvision("transforms.v2.functional")  # here: it takes seconds
     images = torch.randint(0, 256, (81 * 2, 3, 32, 32), dtype=torch.uint8)
     offsets = torch.cartesian_prod(torch.arange(9), torch.arange(9)).repeat(2, 1)
     flips = torch.arange(162) >= 81

@@ -1,9 +1,11 @@
 """Plans: what a file means, what is refused, and that the shipped ones are what they say."""
 
+import types
+
 import pytest
 
 from shallowpaths import plans
-from shallowpaths.plans import read_plan
+from shallowpaths.plans import costs, read_plan
 from shallowpaths.plans.costs import images_of, operations_per_image, predict, work
 from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig
@@ -175,12 +177,23 @@ def test_work_grows_with_depth_epochs_and_width():
     assert work(base.replace(batch_size=8)) > work(base), "the same images in more steps"
 
 
-def test_a_prediction_is_a_run_for_real_within_a_factor_of_three():
-    """The machine may be busy with other things, and the prediction is for orders of magnitude."""
-    from shallowpaths.training import train
+def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
+    """On a clock by which a step takes 1 second and 1/8 for each image, at any depth."""
+    clock, step, train_epoch = [0.0], [0.0], costs.stepping.train_epoch
 
+    def timed(network, optimizer, data, config, *rest):
+        step[0] = 1 + config.batch_size / 8
+        return train_epoch(network, optimizer, data, config, *rest)
+
+    def now():
+        clock[0] += step[0]
+        return clock[0]
+
+    monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=now))
+    monkeypatch.setattr(costs.stepping, "train_epoch", timed)
+    monkeypatch.setattr(costs, "_step_seconds", costs._step_seconds.__wrapped__)  # not one that was measured before
     config = RunConfig(depth=28, epochs=2, batch_size=32, device="cpu")
     predicted = predict([config])
     assert (predicted.runs, predicted.device) == (1, "cpu")
-    assert 1 / 3 < train(config, progress=False).seconds / predicted.seconds < 3
+    assert predicted.seconds == pytest.approx(config.total_steps(1437) * 5 * 2), "28 layers are twice 16 layers' blocks"
     assert predict([config, config.replace(seed=1)]).seconds == pytest.approx(2 * predicted.seconds)

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -60,6 +61,26 @@ def test_a_figure_brings_both_themes_a_picture_and_words(signals):
     assert bundle["image/png"].startswith("iVBOR")
     assert "batchnorm measured" in bundle["text/plain"]
     assert "http" not in bundle["text/html"].replace("data:image", "")
+
+
+def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals):
+    for figure in (plots.signal_by_block(*signals), plots.signal_panels(signals[0], {})):
+        drawn = plots.BookFigure(lambda f=figure: f.dark, "").svg()
+        dark, drawn, light = (
+            re.sub(rb"[mp][0-9a-f]{10}", b"id", svg) for svg in (figure.svg("dark"), drawn, figure.svg())
+        )
+        assert dark == drawn  # but for the names of its parts, which matplotlib makes from their colours
+        assert dark != light
+
+
+def test_showing_a_figure_leaves_its_layout_to_later_changes(signals):
+    figure = plots.signal_by_block(*signals)
+    figure._repr_mimebundle_()
+    engine = figure.light.get_layout_engine()
+    figure.light.axes[0].set_title("two\nlines")
+    figure.svg()
+    assert engine is figure.light.get_layout_engine()
+    assert figure.light.get_tightbbox().ymax * figure.light.dpi <= figure.light.bbox.ymax
 
 
 def test_a_figure_is_the_same_bytes_twice(signals):

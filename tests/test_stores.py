@@ -114,13 +114,11 @@ def _write_for_ever(path, ready):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_a_kill_in_the_middle_of_a_write_loses_that_line_at_most(tmp_path):
+def test_a_kill_in_the_middle_of_a_write_loses_that_line_at_most(tmp_path, forkserver):
     """Killed somewhere among its writes, five times; every whole line is the record it should be, in order."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shallowpaths.stores"])
     for attempt in range(5):
-        path, ready = tmp_path / f"{attempt}.jsonl", context.Event()
-        process = context.Process(target=_write_for_ever, args=(path, ready))
+        path, ready = tmp_path / f"{attempt}.jsonl", forkserver.Event()
+        process = forkserver.Process(target=_write_for_ever, args=(path, ready))
         process.start()
         assert ready.wait(60)
         process.join(0.1 + 0.037 * attempt)
@@ -195,10 +193,9 @@ def _claim_and_hold(path, key, ready):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="this system has no signals")
-def test_a_claim_is_one_processes_and_ends_with_it(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    ready, store = context.Event(), Store(tmp_path)
-    process = context.Process(target=_claim_and_hold, args=(tmp_path, "a", ready))
+def test_a_claim_is_one_processes_and_ends_with_it(tmp_path, forkserver):
+    ready, store = forkserver.Event(), Store(tmp_path)
+    process = forkserver.Process(target=_claim_and_hold, args=(tmp_path, "a", ready))
     process.start()
     assert ready.wait(60)
     with store.claim("a") as mine, store.claim("b") as other:

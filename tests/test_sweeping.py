@@ -1,5 +1,4 @@
 import functools
-import multiprocessing
 import os
 import signal
 import time
@@ -50,7 +49,7 @@ def test_a_config_that_stands_twice_is_refused():
         sweeping.sweep([GRID[0], GRID[0]], progress=False)
 
 
-def _sweep_in_process(path, log, configs):
+def _sweep_in_process(path, log, configs, gate):
     train_here = sweeping.train
 
     def noted(config, *rest, **more):
@@ -59,6 +58,8 @@ def _sweep_in_process(path, log, configs):
         return train_here(config, *rest, **more)
 
     sweeping.train = noted
+    if gate:
+        gate.wait(60)
     records = sweeping.sweep(configs, path, progress=False)
     assert [r.config.seed for r in records] == [c.seed for c in configs]
 
@@ -66,17 +67,16 @@ def _sweep_in_process(path, log, configs):
 MANY = [c.replace(seed=s) for s in range(12) for c in GRID[:1]]
 
 
-def start(context, path, log, configs=MANY):
-    process = context.Process(target=_sweep_in_process, args=(path, log, configs))
+def start(context, path, log, configs=MANY, gate=None):
+    process = context.Process(target=_sweep_in_process, args=(path, log, configs, gate))
     process.start()
     return process
 
 
-def test_two_processes_share_a_store_and_no_run_is_lost_or_done_twice(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shallowpaths.sweeping", "sklearn.datasets", "torch._dynamo"])
+def test_two_processes_share_a_store_and_no_run_is_lost_or_done_twice(tmp_path, forkserver):
     logs = [tmp_path / f"{name}.log" for name in "ab"]
-    processes = [start(context, tmp_path / "store", log) for log in logs]
+    gate = forkserver.Barrier(2)
+    processes = [start(forkserver, tmp_path / "store", log, gate=gate) for log in logs]
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
@@ -90,11 +90,10 @@ def test_two_processes_share_a_store_and_no_run_is_lost_or_done_twice(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_what_a_killed_process_left_another_takes_over(tmp_path):
+def test_what_a_killed_process_left_another_takes_over(tmp_path, forkserver):
     long = [MANY[0], MANY[1].replace(epochs=3000)]
-    context = multiprocessing.get_context("forkserver")
     log, store = tmp_path / "a.log", Store(tmp_path)
-    process = start(context, tmp_path, log, long)
+    process = start(forkserver, tmp_path, log, long)
     while len(store.load()) < 1 or len(log.read_text().split()) < 2:
         time.sleep(0.05)
     with store.claim(long[1].key) as mine:

@@ -23,6 +23,25 @@ IMAGE_CHANNELS = (16, 32, 64)  # of the Wide-ResNet's three stages, before the w
 Normalization = Callable[[int], nn.Module]
 
 
+class _DrawnByTheNetwork:
+    """A layer that is made without drawing its weights: they would be drawn twice. Afterwards it is torch's layer."""
+
+    made = False
+
+    def reset_parameters(self) -> None:
+        if self.made:
+            super().reset_parameters()
+        self.made = True
+
+
+class Convolution(_DrawnByTheNetwork, nn.Conv2d):
+    """nn.Conv2d, whose first weights ResidualNetwork.reset_parameters draws."""
+
+
+class FullyConnected(_DrawnByTheNetwork, nn.Linear):
+    """nn.Linear, whose first weights ResidualNetwork.reset_parameters draws."""
+
+
 class Scale(nn.Module):
     """Multiply by one number: SkipInit's alpha, or Fixup's multiplier."""
 
@@ -216,9 +235,9 @@ class WideResNet(ResidualNetwork):
         count = blocks_of(depth, "wide-resnet")
         _at_least_one(width=width, channels=channels, classes=classes)
         self.recipe, self.activation = _as_recipe(recipe), "relu"
-        conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
+        conv = functools.partial(Convolution, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm2d, ghost_batch)
-        with torch.device("meta"):  # no weight is drawn twice
+        with torch.device("cpu"):
             self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
             blocks, inputs = [], IMAGE_CHANNELS[0]
             for stage, outputs in enumerate(width * c for c in IMAGE_CHANNELS):
@@ -231,7 +250,7 @@ class WideResNet(ResidualNetwork):
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
             self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
-        self.to_empty(device="cpu").reset_parameters(generator)
+        self.reset_parameters(generator)
 
 
 class ResidualMLP(ResidualNetwork):
@@ -272,9 +291,9 @@ class ResidualMLP(ResidualNetwork):
             raise ValueError(
                 f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2"
             )
-        linear = functools.partial(nn.Linear, bias=self.recipe.biases)
+        linear = functools.partial(FullyConnected, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm1d, ghost_batch)
-        with torch.device("meta"):
+        with torch.device("cpu"):
             self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
             self.blocks = nn.Sequential(
                 *(
@@ -289,7 +308,7 @@ class ResidualMLP(ResidualNetwork):
                 )
             )
             self.head = _head(width, classes, self.recipe, normalization, activation, dropout, pool=False)
-        self.to_empty(device="cpu").reset_parameters(generator)
+        self.reset_parameters(generator)
 
 
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
@@ -333,7 +352,7 @@ def _head(
         Preactivation(channels, recipe, normalization if recipe.normalizes_end else None, activation),
         _GlobalAveragePool() if pool else None,
         nn.Dropout(dropout) if recipe.dropout else None,
-        nn.Linear(channels, classes),
+        FullyConnected(channels, classes),
     ]
     return nn.Sequential(*(part for part in parts if part is not None))
 

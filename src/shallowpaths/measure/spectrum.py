@@ -110,12 +110,13 @@ def _first_block_input(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
-    """All parts by one power of two, which changes no share, so that none overflows on the way."""
+    """All parts by one power of two, which changes no share, where they come near to overflow or to 0."""
     largest = float(parts.abs().amax())
     if largest == 0 or not np.isfinite(largest):
         state = "nothing of the tangent is left" if largest == 0 else "the tangent overflows"
         raise ValueError(f"{state} after block {number} of {blocks}: there are no shares to take")
-    return torch.ldexp(parts, torch.tensor(-np.frexp(largest)[1], device=parts.device))
+    exponent, room = int(np.frexp(largest)[1]), np.log2(torch.finfo(parts.dtype).max)
+    return parts if abs(exponent) < room / 4 else parts * 2.0**-exponent
 
 
 def _collected(parts: Tensor, longest: int, blocks: int) -> PathSpectrum:

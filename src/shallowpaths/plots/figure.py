@@ -5,10 +5,12 @@ thin dark line.
 """
 
 import base64
+import contextlib
+import functools
 import io
 import itertools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from shallowpaths.recipes import NAMES
 
@@ -65,47 +68,50 @@ CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
 class BookFigure:
     """A figure for light and for dark pages, with a text alternative; Jupyter shows it, `save` writes it.
 
-    Attributes:
+    Args:
+        draw: makes the figure, in the style that is set when it is called.
         alt: what the figure shows, in words.
-        light, dark: the two matplotlib figures.
+
+    Attributes:
+        alt: as given.
+        light, dark: the two matplotlib figures. What is changed in the light one is shown, on dark pages too.
     """
 
     def __init__(self, draw: Callable[[], Figure], alt: str):
         self.alt = alt
-        self.light, self.dark = (_drawn(draw, theme) for theme in ("light", "dark"))
+        self.light = _drawn(draw, "light")
+        self._draw = draw
+
+    @functools.cached_property
+    def dark(self) -> Figure:
+        return _drawn(self._draw, "dark")
 
     def svg(self, theme: str = "light") -> bytes:
-        """The figure as SVG with a transparent ground."""
-        return self._rendered(getattr(self, theme), "svg")
+        """The figure as SVG with a transparent ground. The dark one is the light one with two colours exchanged."""
+        with _laid_out(self.light) as bounds:
+            return _recoloured(_rendered(self.light, "svg", bounds), theme)
 
     def save(self, path: str | Path, theme: str = "light") -> None:
         """Write the figure to a file; its ending says in which format."""
-        path = Path(path)
-        path.write_bytes(
-            self._rendered(
-                getattr(self, theme), path.suffix.lstrip("."), facecolor="white" if theme == "light" else "#121212"
-            )
-        )
-
-    def _rendered(self, figure: Figure, form: str, **more: Any) -> bytes:
-        file = io.BytesIO()
-        metadata = {"Date": None} if form == "svg" else None
-        with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
-            figure.savefig(file, format=form, bbox_inches="tight", metadata=metadata, **({"transparent": True} | more))
-        return file.getvalue()
+        path, figure = Path(path), getattr(self, theme)
+        ground = "white" if theme == "light" else "#121212"
+        with _laid_out(figure) as bounds:
+            path.write_bytes(_rendered(figure, path.suffix.lstrip("."), bounds, facecolor=ground))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
         name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
         wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
+        with _laid_out(self.light) as bounds:
+            svg = _rendered(self.light, "svg", bounds)
+            png = _rendered(self.light, "png", bounds, facecolor="white", transparent=False)
         images = "".join(
-            f'<img class="figure-{theme}" alt="{alt}" src="data:image/svg+xml;base64,{base64.b64encode(self.svg(theme)).decode()}">'
-            for theme in ("light", "dark")
+            f'<img class="figure-{theme}" alt="{alt}" src="data:image/svg+xml;base64,{_text(_recoloured(svg, theme))}">'
+            for theme in _THEMES
         )
-        png = base64.b64encode(self._rendered(self.light, "png", facecolor="white", transparent=False)).decode()
         return {
             "text/html": f'{_SWITCH}<div class="book-figure{wide}" id="{name}">{images}</div>',
-            "image/png": png,
+            "image/png": _text(png),
             "text/plain": self.alt,
         }
 
@@ -146,6 +152,7 @@ def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
 
 
 def predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
+    """Draw what theory says, y over x, as the thin dark line that a prediction is in every figure."""
     axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
 
 
@@ -164,15 +171,49 @@ def legend_beside(axes: Axes) -> None:
 
 
 def words(quantity: str) -> str:
+    """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
     return quantity.replace("_", " ").replace("train ", "training ")
 
 
 def range_words(rows: list[np.ndarray]) -> str:
+    """The first and the last value of up to three rows, for a text alternative."""
     return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
 
 
 def rate_words(rate: float | None) -> str:
+    """A learning rate in three digits; None, where no rate trained, is "none"."""
     return "none" if rate is None else f"{rate:.3g}"
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[Bbox]:
+    """The figure's bounds in inches. Within, its layout stands: matplotlib would make it anew for every format."""
+    engine = figure.get_layout_engine()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    try:
+        yield figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+    finally:
+        figure.set_layout_engine(engine)
+
+
+def _rendered(figure: Figure, form: str, bounds: Bbox, **more: Any) -> bytes:
+    file = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else None
+    with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
+        figure.savefig(file, format=form, bbox_inches=bounds, metadata=metadata, **({"transparent": True} | more))
+    return file.getvalue()
+
+
+def _recoloured(svg: bytes, theme: str) -> bytes:
+    """A light figure in the colours of a theme. The measured colours are the same on both."""
+    for part, light in _THEMES["light"].items():
+        svg = svg.replace(light.encode(), _THEMES[theme][part].encode())
+    return svg
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _drawn(draw: Callable[[], Figure], theme: str) -> Figure:
