@@ -115,6 +115,18 @@ def test_a_page_shows_what_its_chapter_computed(book, outcomes, path):
 
 
 @pytest.mark.slow
+@each_notebook
+def test_a_page_and_what_its_explorers_load_is_light(book, path):
+    """At most 2 MB: the text, every figure twice, the explorers' data and scripts. All pages share theme and MathJax."""
+    scripts = [
+        book / "_static" / name
+        for name in ("explorer.js", "explorer.css", "vendor/d3.min.js", "vendor/plot.umd.min.js")
+    ]
+    page = book / "book" / f"{path.stem}.html"
+    assert sum(file.stat().st_size for file in [page, *scripts]) < 2_000_000
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(browsers.find() is None, reason=f"no browser on this machine (tried {', '.join(browsers.NAMES)})")
 def test_in_a_browser_without_a_network_every_page_is_whole(book):
     with browsers.browser() as page:

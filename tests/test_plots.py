@@ -1,5 +1,7 @@
 import itertools
 import re
+from urllib.parse import unquote
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -56,11 +58,27 @@ def test_the_prediction_is_dark_on_light_pages_and_light_on_dark_ones(signals):
 
 def test_a_figure_brings_both_themes_a_picture_and_words(signals):
     bundle = plots.signal_by_block(*signals)._repr_mimebundle_()
-    assert bundle["text/html"].count("data:image/svg+xml;base64,") == 2
+    assert bundle["text/html"].count("data:image/svg+xml,") == 2
     assert bundle["text/html"].count('alt="') == 2
     assert bundle["image/png"].startswith("iVBOR")
     assert "batchnorm measured" in bundle["text/plain"]
-    assert "http" not in bundle["text/html"].replace("data:image", "")
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", bundle["text/html"])
+
+
+def test_the_picture_on_a_page_is_the_figures_to_a_hundredth_of_a_point(signals):
+    figure = plots.signal_by_block(*signals)
+    (address, _) = re.findall(r'src="data:image/svg\+xml,([^"]*)"', figure._repr_mimebundle_()["text/html"])
+    page, whole = ET.fromstring(unquote(address)), ET.fromstring(figure.svg())
+    for element in [e for e in whole.iter() if e.tag.endswith("metadata")]:
+        element.clear()
+    page, whole = ([e for e in root.iter() if "metadata" not in e.tag] for root in (page, whole))
+    assert [e.tag for e in page] == [e.tag for e in whole]
+    for small, large in zip(page, whole, strict=True):
+        assert small.keys() == large.keys()
+        for name, value in small.items():
+            numbers = [[float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", v)] for v in (value, large.get(name))]
+            assert numbers[0] == pytest.approx(numbers[1], abs=0.01)
+            assert value.partition("scale")[2] == large.get(name).partition("scale")[2]
 
 
 def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 from bs4 import BeautifulSoup
@@ -30,5 +30,5 @@ def save_picture(executed: Path, stem: Path) -> list[Path]:
 
 def _save(source: str, stem: Path, theme: str) -> Path:
     path = stem.with_name(f"{stem.name}_{theme}.svg")
-    path.write_bytes(base64.b64decode(source.partition(",")[2]))
+    path.write_text(unquote(source.partition(",")[2]) + "\n")
     return path
