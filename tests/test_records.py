@@ -2,16 +2,8 @@ import math
 
 import pytest
 
+from made_records import record
 from shallowpaths.records import best_rate, by_setting, group_by, rate_reaching, summarise, validation_error
-from shallowpaths.runs import RunConfig, RunRecord
-
-
-def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
-    config = RunConfig(learning_rate=rate, seed=seed, **settings)
-    if not math.isfinite(loss):
-        return RunRecord(config, "diverged", [], diverged_step=3)
-    point = {"epoch": 1, "learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
-    return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
 
 
 def test_summary_of_three_runs_by_hand():

@@ -13,17 +13,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from made_records import record
 from shallowpaths import stores
-from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.runs import RunRecord
 from shallowpaths.stores import Store, load_records
-
-
-def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):
-    config = RunConfig(learning_rate=rate, seed=seed, **settings)
-    if not math.isfinite(loss):
-        return RunRecord(config, "diverged", [], diverged_step=3)
-    point = {"epoch": 1, "learning_rate": rate, "train_loss": loss, "train_accuracy": accuracy}
-    return RunRecord(config, "finished", [point], test_accuracy=accuracy, test_loss=loss)
 
 
 def test_what_is_stored_is_loaded(tmp_path):

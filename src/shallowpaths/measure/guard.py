@@ -2,11 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from shallowpaths.networks import ResidualAddition, ResidualBlock
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @contextlib.contextmanager
@@ -38,27 +41,20 @@ def _put_back(modes: list, buffers: list, gradients: list) -> None:
 
 
 def residual_additions(network: nn.Module) -> list[ResidualAddition]:
-    """The network's residual additions, in order.
-
-    Raises:
-        ValueError: there is none.
-    """
-    additions = [m for m in network.modules() if isinstance(m, ResidualAddition)]
-    if not additions:
-        raise ValueError(f"{type(network).__name__} has no residual block: nothing ends in a ResidualAddition")
-    return additions
+    """The network's residual additions, in order; ValueError where there is none."""
+    return _modules(network, ResidualAddition)
 
 
 def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
-    """The network's residual blocks, in order.
+    """The network's residual blocks, in order; ValueError where there is none."""
+    return _modules(network, ResidualBlock)
 
-    Raises:
-        ValueError: there is none.
-    """
-    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
-    if not blocks:
-        raise ValueError(f"{type(network).__name__} has no residual block: none of its modules is a ResidualBlock")
-    return blocks
+
+def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:
+    found = [m for m in network.modules() if isinstance(m, kind)]
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no residual block: none of its modules is a {kind.__name__}")
+    return found
 
 
 def check_inputs(inputs: Tensor) -> None:

@@ -11,7 +11,7 @@ import io
 import itertools
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -172,6 +172,15 @@ def legend_beside(axes: Axes) -> None:
     """A legend on the right of the axes, where it covers no data."""
     axes.figure.set_size_inches(8.0, 4.0)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def blocks_on_log_axes(axes: Axes, by_blocks: Iterable[Iterable[int]], ylabel: str) -> None:
+    """Logarithmic axes over the number of blocks, with a tick at each number that one of the curves has."""
+    blocks = sorted(set(itertools.chain.from_iterable(by_blocks)))
+    axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel=ylabel)
+    axes.set_xticks(blocks, [str(d) for d in blocks])
+    axes.minorticks_off()
+    legend_beside(axes)
 
 
 def words(quantity: str) -> str:

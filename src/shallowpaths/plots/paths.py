@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from shallowpaths.plots.figure import BookFigure, legend_beside, new_axes, plain_log_ticks, predict, style_of
+from shallowpaths.plots.figure import BookFigure, blocks_on_log_axes, new_axes, plain_log_ticks, predict, style_of
 
 
 def path_lengths(
@@ -71,12 +71,8 @@ def path_length_by_blocks(
             axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none", "markersize": 6}, label=name)
         for i, line in enumerate(predicted.values()):
             predict(axes, list(line), list(line.values()), label="predicted" if i == 0 else None)
-        blocks = sorted({d for by_blocks in measured.values() for d in by_blocks})
-        axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel="mean path length")
-        axes.set_xticks(blocks, [str(d) for d in blocks])
-        axes.minorticks_off()
+        blocks_on_log_axes(axes, measured.values(), "mean path length")
         plain_log_ticks(axes)
-        legend_beside(axes)
         return figure
 
     said = "; ".join(

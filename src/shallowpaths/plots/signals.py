@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from shallowpaths.measure import SignalStatistics
 from shallowpaths.plots.figure import (
     BookFigure,
+    blocks_on_log_axes,
     legend_beside,
     new_axes,
     plain_log_ticks,
@@ -145,11 +146,7 @@ def share_by_blocks(
             axes.plot(list(shares), list(shares.values()), **style_of(name), linestyle="none", markersize=7, label=name)
         for i, shares in enumerate(predicted.values()):
             predict(axes, list(shares), list(shares.values()), label="predicted" if i == 0 else None)
-        blocks = sorted({d for shares in measured.values() for d in shares})
-        axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel="branch share, mean over blocks")
-        axes.set_xticks(blocks, [str(d) for d in blocks])
-        axes.minorticks_off()
-        legend_beside(axes)
+        blocks_on_log_axes(axes, measured.values(), "branch share, mean over blocks")
         return figure
 
     said = "; ".join(
