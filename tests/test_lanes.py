@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from shallowpaths import stepping
-from shallowpaths.lanes import Lanes, train_lanes
+from shallowpaths.lanes import Lanes, in_lanes, train_lanes
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig
 from shallowpaths.training import train
@@ -116,3 +116,14 @@ def test_what_no_lane_can_do_is_refused():
         train_lanes([])
     with pytest.raises(ValueError, match="batch_size 2000"):
         train_lanes([CONNECTED.replace(batch_size=2000)])
+
+
+def test_runs_are_put_together_that_may_be_lanes():
+    some = [CONNECTED.replace(learning_rate=rate, batch_size=b) for rate in (0.1, 0.2, 0.3) for b in (8, 16)]
+    noisy = [CONNECTED.replace(recipe="regularized-skipinit", dropout=0.5, seed=s) for s in (0, 1)]
+    small, large = some[::2], some[1::2]
+    assert in_lanes([*some, *noisy], 2) == [small[:2], large[:2], small[2:], large[2:], noisy[:1], noisy[1:]]
+    assert in_lanes(some, 8) == [small, large]
+    assert in_lanes(some, 1) == [[c] for c in some]
+    for group in in_lanes([*some, *noisy], 8)[:2]:
+        train_lanes([c.replace(steps=1, epochs=None) for c in group])  # which refuses what cannot be lanes

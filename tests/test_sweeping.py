@@ -183,3 +183,33 @@ def test_processes_need_a_store_and_a_number(tmp_path):
 
 def test_one_process_per_thread_on_a_cpu():
     assert sweeping.processes_for(GRID) == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_lanes_give_the_runs_that_one_after_the_other_gives(tmp_path, stored):
+    """Two architectures, a run with dropout, which no lane can take, and a rate at which the run diverges."""
+    few = [c.replace(batch_size=b, learning_rate=rate) for b in (128, 256) for c in GRID[:2] for rate in (0.05, 0.1)]
+    few += [few[0].replace(recipe="regularized-skipinit", dropout=0.2), few[0].replace(learning_rate=1e30)]
+    together = sweeping.sweep(few, tmp_path if stored else None, progress=False, lanes=3)
+    assert [r.config for r in together] == few
+    assert together[-1].outcome == "diverged"
+    for lane, alone in zip(together, sweeping.sweep(few, progress=False), strict=True):
+        assert (lane.outcome, lane.diverged_step) == (alone.outcome, alone.diverged_step)
+        if lane.outcome == "finished":
+            assert lane.train_loss == pytest.approx(alone.train_loss, rel=1e-4)
+    if stored:
+        assert len(load_records(tmp_path / "records.jsonl")) == len(few)
+        assert list((tmp_path / "records.jsonl.claims").iterdir()) == []
+
+
+def test_a_lane_that_another_process_has_claimed_is_left_to_it(tmp_path):
+    store = Store(tmp_path)
+    with store.claim(GRID[1].key) as mine:
+        assert mine
+        records = sweeping.sweep(GRID, tmp_path, progress=False, lanes=3, limit_seconds=5)
+    assert [r.config.seed for r in records] == [0, 2]
+
+
+def test_fewer_than_one_lane_is_refused():
+    with pytest.raises(ValueError, match="lanes 0: give at least 1"):
+        sweeping.sweep(GRID, progress=False, lanes=0)

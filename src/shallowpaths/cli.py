@@ -167,6 +167,13 @@ def _describe(record: runs.RunRecord) -> str:
 @click.option(
     "--processes", type=click.IntRange(min=1), help="Runs at a time.  [default: one per processor core, on a GPU 1]"
 )
+@click.option(
+    "--lanes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
+)
 @click.option("--device", type=click.Choice(runs.DEVICES), help="Instead of the plan's.  [default: the plan's]")
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
@@ -177,6 +184,7 @@ def sweep(
     dry_run: bool,
     limit_seconds: float | None,
     processes: int | None,
+    lanes: int,
     device: str | None,
     data_folder: Path | None,
 ) -> None:
@@ -196,7 +204,8 @@ def sweep(
     if processes is None:
         processes = sweeping.processes_for(configs)
     try:
-        records = sweeping.sweep(configs, store, data_folder, limit_seconds=limit_seconds, processes=processes)
+        options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes}
+        records = sweeping.sweep(configs, store, data_folder, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -94,8 +94,7 @@ def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | N
     first = configs[0]
     device = devices.resolve_device(first.device)
     data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
-    if first.batch_size > len(data.train_images):
-        raise ValueError(f"batch_size {first.batch_size} is larger than the training split, {len(data.train_images)}")
+    stepping.check_batch(first, data)
     started = time.perf_counter()
     networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
     results = _train(Lanes(networks, first), configs, data)
@@ -115,6 +114,20 @@ def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | N
     ]
 
 
+def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
+    """The configs in groups of at most `lanes` that `train_lanes` takes, in the order of each group's first."""
+    groups: list[list[RunConfig]] = []
+    open_groups: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        shared = config.replace(seed=0, learning_rate=1.0).key
+        group = open_groups.get(shared)
+        if group is None or len(group) == lanes or _has_dropout(config):
+            groups.append(group := [])
+            open_groups[shared] = group
+        group.append(config)
+    return groups
+
+
 def _one_architecture(configs: Sequence[RunConfig]) -> list[RunConfig]:
     if not configs:
         raise ValueError("there is no config to train")
@@ -123,9 +136,13 @@ def _one_architecture(configs: Sequence[RunConfig]) -> list[RunConfig]:
     differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
     if differing:
         raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
-    if get_recipe(configs[0].recipe).dropout and configs[0].dropout > 0:
+    if _has_dropout(configs[0]):
         raise ValueError(f"recipe {configs[0].recipe!r} has dropout: its runs cannot be trained as lanes")
     return configs
+
+
+def _has_dropout(config: RunConfig) -> bool:
+    return get_recipe(config.recipe).dropout and config.dropout > 0
 
 
 def _train(lanes: Lanes, configs: Sequence[RunConfig], data: Dataset) -> list[dict]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths.data import Dataset, draw_augmentation
+from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig
 from shallowpaths.steps import Step, autocast
 
@@ -73,6 +74,19 @@ def epoch_plan(data: Dataset, config: RunConfig, epoch: int) -> tuple[Tensor, Te
     )
     parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
     return tuple(part.to(data.train_images.device) for part in parts)
+
+
+def check_batch(config: RunConfig, data: Dataset) -> None:
+    """Refuse with a ValueError a batch of which no step can be taken."""
+    if config.batch_size == 1 and config.network == "residual-mlp" and get_recipe(config.recipe).normalizes_end:
+        raise ValueError(
+            f"batch_size 1: recipe {config.recipe!r} has batch normalization, and in a residual-mlp the one value that "
+            "an image gives each unit has no variance: take at least 2 images"
+        )
+    if config.batch_size > len(data.train_images):
+        raise ValueError(
+            f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}"
+        )
 
 
 @dataclass

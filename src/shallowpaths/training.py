@@ -17,7 +17,6 @@ from shallowpaths import data as datasets
 from shallowpaths.checkpoints import Position
 from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
-from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.steps import Step
 
@@ -54,17 +53,9 @@ def train(
     """
     device = devices.resolve_device(config.device)
     config = config.replace(device=device.type)
-    if config.batch_size == 1 and config.network == "residual-mlp" and get_recipe(config.recipe).normalizes_end:
-        raise ValueError(
-            f"batch_size 1: recipe {config.recipe!r} has batch normalization, and in a residual-mlp the one value that "
-            "an image gives each unit has no variance: take at least 2 images"
-        )
     saver = _Saver(config, checkpoint_folder, checkpoint_every) if checkpoint_folder is not None else None
     data = datasets.load(config.data, device, data_folder).hold_out(config.validation)
-    if config.batch_size > len(data.train_images):
-        raise ValueError(
-            f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}"
-        )
+    stepping.check_batch(config, data)
     with _reproducible(config.seed), _named_if_too_large(config):
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
