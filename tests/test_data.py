@@ -77,13 +77,17 @@ def test_the_one_gather_equals_pad_crop_and_flip(channels, height, width, paddin
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(0, 60, (500,), generator=generator)
     offsets, flips = draw_augmentation(500, padding, flips=True, generator=generator)
-    found = PaddedPixels(images, padding).crop_and_flip(index, offsets, flips)
-    assert torch.equal(found, crop_and_flip(images[index], padding, offsets, flips))
+    mean, std = 255 * torch.rand(2, channels, 1, 1, generator=generator)
+    pixels, expected = PaddedPixels(images, padding, mean, std), crop_and_flip(images[index], padding, offsets, flips)
+    assert torch.equal(pixels.crop_and_flip(index, offsets, flips), expected)
+    standardized = pixels.standardized(index, offsets, flips)
+    assert torch.equal(standardized, (expected.float() - mean) / std)
+    assert standardized.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_of_many_channels_have_no_padded_pixels():
     with pytest.raises(ValueError, match="5 channels"):
-        PaddedPixels(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), 1)
+        PaddedPixels(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), 1, *torch.ones(2, 5, 1, 1))
 
 
 def test_standardizing_leaves_the_images_alone_in_any_layout():

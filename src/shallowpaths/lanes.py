@@ -149,7 +149,7 @@ def _train(lanes: Lanes, configs: Sequence[RunConfig], data: Dataset) -> list[di
     """Every lane's outcome, curve and test results, as RunRecord's fields."""
     first, images = configs[0], len(data.train_images)
     results: list[dict] = [{"outcome": "running", "curve": []} for _ in configs]
-    pixels, after = PaddedPixels(data.train_images, data.padding), 0
+    pixels, after = PaddedPixels(data.train_images, data.padding, data.mean, data.std), 0
     for epoch in range(first.total_epochs(images)):
         losses, correct, rates = _epoch(lanes, configs, data, pixels, epoch)
         before, after = after, after + len(losses)
@@ -183,8 +183,10 @@ def _epoch(
     taken = []
     for number, (chosen, shifts, mirrored) in enumerate(zip(index, offsets, flips, strict=True)):
         flat = chosen.flatten()
-        batch = pixels.crop_and_flip(flat, shifts.flatten(0, 1), mirrored.flatten()) if first.augment else None
-        batch = data.standardize(data.train_images[flat] if batch is None else batch)
+        if first.augment:
+            batch = pixels.standardized(flat, shifts.flatten(0, 1), mirrored.flatten())
+        else:
+            batch = data.standardize(data.train_images[flat])
         rates = base * stepping.learning_rate_factor(first.schedule, before + number, steps)
         labels = data.train_labels[flat].view(chosen.shape)
         taken.append(lanes.take(batch.unflatten(0, chosen.shape), labels, rates.to(batch.device, torch.float32)))

@@ -71,7 +71,8 @@ class Step:
         self.device = data.train_images.device
         self.network, self.optimizer, self.data, self.config = network, optimizer, data, config
         self.options = default_options(self.device) if options is None else options
-        self.pixels = PaddedPixels(data.train_images, data.padding) if self.options.gather and config.augment else None
+        gathers = self.options.gather and config.augment
+        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if gathers else None
         compiled = self.options.compiled and isinstance(network, ResidualNetwork)
         self.forward = functools.partial(_through_compiled_blocks, network) if compiled else network
         self.on_graph = self.options.graph and self.device.type == "cuda"
@@ -98,11 +99,11 @@ class Step:
     def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
         if self.pixels is not None:
-            images = self.pixels.crop_and_flip(index, offsets, flips)
+            images = self.pixels.standardized(index, offsets, flips)
         else:
             images = self.data.train_images[index]
             images = crop_and_flip(images, self.data.padding, offsets, flips) if self.config.augment else images
-        images = self.data.standardize(images)
+            images = self.data.standardize(images)
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout), self.data.train_labels[index]
 
