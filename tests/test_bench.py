@@ -85,4 +85,4 @@ def test_the_augmentation_row_from_the_command_line(tmp_path):
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     (entry,) = json.loads(output.read_text())
-    assert entry["value"] > 5  # far from the target, so that a busy machine passes
+    assert entry["holds"] == (entry["value"] >= 25)

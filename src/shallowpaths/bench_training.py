@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shallowpaths import data as datasets
 from shallowpaths import stepping
 from shallowpaths.data import Dataset
+from shallowpaths.ghost import GhostBatchNorm
 from shallowpaths.lanes import Lanes
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig
@@ -83,12 +84,36 @@ def measure_augment_over_torchvision(device: torch.device, folder: Path | None =
         torch.set_num_threads(count)
 
 
+def measure_augment_over_torchvision_batches(device: torch.device, folder: Path | None = None) -> Measured:
+    """The same over torchvision's transforms of whole batches, which crop and flip all images of a batch alike."""
+    data, what = images(device, folder)
+    ours = _Run(CONFIG, data)
+    v2 = import_torchvision("transforms.v2")
+    mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
+    crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+    transform = v2.Compose([*crop_and_flip, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    batches = list(zip(*(part[:8] for part in ours.plan), strict=True))
+    return _ratio(
+        lambda: [transform(data.train_images[index]) for index, _, _ in batches],
+        lambda: [ours.step.batch(*b) for b in batches],
+        device,
+        what,
+        pairs=5 * PAIRS,
+    )
+
+
 def measure_compiled_over_eager(device: torch.device, folder: Path | None = None) -> Measured:
-    """Steps per second with compiled blocks over those without."""
+    """Steps per second with compiled blocks over those without, both in torch.channels_last."""
     data, what = images(device, folder)
     eager, compiled = (_Run(CONFIG, data, StepOptions(compiled=wanted)) for wanted in (False, True))
+    other = _Run(CONFIG, data, StepOptions(channels_last=False))
     value, detail = _ratio(eager.take, compiled.take, device, what)
-    return value, f"{detail}; default here: {'compiled' if default_options(device).compiled else 'eager'}"
+    layout, _ = _ratio(other.take, eager.take, device, what)
+    default = "compiled" if default_options(device).compiled else "eager"
+    return (
+        value,
+        f"{detail}; default here: {default}; channels_last is {layout:.2f} times as fast as torch's own layout",
+    )
 
 
 def measure_ghost_over_plain_batchnorm(device: torch.device, folder: Path | None = None) -> Measured:
@@ -96,6 +121,24 @@ def measure_ghost_over_plain_batchnorm(device: torch.device, folder: Path | None
     data, what = images(device, folder)
     plain, ghost = (_Run(CONFIG.replace(ghost_batch=size), data) for size in (None, 32))
     return _ratio(ghost.take, plain.take, device, what)
+
+
+def measure_ghost_over_loop(device: torch.device) -> Measured:
+    """Seconds of ghost batch normalization, forward and backward, over those of torch's in a loop over the chunks."""
+    x = torch.randn(128, 16, 32, 32, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    ghost, plain = GhostBatchNorm(16, 32).to(device), nn.BatchNorm2d(16).to(device)
+
+    def step(normalized: Callable[[], Tensor]) -> None:
+        x.grad = None
+        normalized().sum().backward()
+
+    return _ratio(
+        lambda: step(lambda: ghost(x)),
+        lambda: step(lambda: torch.cat([plain(chunk) for chunk in x.split(32)])),
+        device,
+        "128 images of 16 x 32 x 32, ghost batches of 32",
+        pairs=5 * PAIRS,
+    )
 
 
 def measure_scalar_over_none(device: torch.device, folder: Path | None = None) -> Measured:
@@ -212,7 +255,8 @@ class _Run:
     def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
         device = data.train_images.device
         self.config, self.data = config.replace(device=device.type), data
-        network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last).train()
+        layout = torch.channels_last if options is None or options.channels_last else torch.contiguous_format
+        network = build(config, data.image_shape, data.classes).to(device, memory_format=layout).train()
         self.optimizer = stepping.make_optimizer(network, config)
         self.step = Step(network, self.optimizer, data, config, options)
         self.plan = stepping.epoch_plan(data, config, 0)
