@@ -249,3 +249,8 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     assert saves == []
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
     assert saves == [1, 2, 3, 4]
+
+
+def test_a_home_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="cannot be found"):
+        checkpoints.prepare("~no-such-user-here/checkpoints")

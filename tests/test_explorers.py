@@ -224,7 +224,7 @@ def test_the_live_figure_follows_its_slider_and_knows_more_values(signals):
 def test_one_output_serves_jupyter_and_the_book(signals):
     bundle = signals._repr_mimebundle_()
     assert bundle[MIME_WIDGET]["model_id"] == signals.live.model_id
-    assert bundle["text/plain"] == f"The signal, block by block. {signals.picture().words}"
+    assert bundle["text/plain"] == f"The signal, block by block\n{signals.picture().words}"
     html = bundle["text/html"]
     assert html.count("<script") == html.count("</script>") == 1
     ids = re.findall(r' id="([^"]+)"', html)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shallowpaths.recipes import NAMES, Recipe, get_recipe
+from shallowpaths.runs import RunConfig
 
 
 def test_every_name_gives_its_recipe():
@@ -69,3 +70,17 @@ def test_bad_recipes_are_refused(settings):
 def test_zero_blocks_are_refused():
     with pytest.raises(ValueError, match="at least one block"):
         get_recipe("skipinit").initial_alpha(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("skipinit-0.30", "skipinit-0.3"),
+        ("skipinit-3e-1", "skipinit-0.3"),
+        ("skipinit-1.0", "skipinit-1"),
+        ("skipinit-0", "skipinit"),
+    ],
+)
+def test_a_recipe_has_one_name_and_its_runs_one_key(name, known):
+    assert get_recipe(name).name == known
+    assert RunConfig(recipe=name).key == RunConfig(recipe=known).key

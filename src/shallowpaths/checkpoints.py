@@ -44,7 +44,10 @@ def prepare(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: it cannot be written.
     """
-    folder = Path(folder).expanduser()
+    try:
+        folder = Path(folder).expanduser()
+    except RuntimeError as error:  # pathlib's word for a home that is not there
+        raise ValueError(f"the checkpoint folder {folder} cannot be found: {error}") from error
     probe = folder / f"probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -126,6 +126,8 @@ NAMES: tuple[str, ...] = tuple(_RECIPES)
 def get_recipe(name: str) -> Recipe:
     """The recipe called `name`: one of NAMES, or "skipinit-<number>" for any other initial value of alpha.
 
+    One recipe has one name: "skipinit-0.30" is "skipinit-0.3", "skipinit-1.0" is "skipinit-1".
+
     Raises:
         ValueError: for an unknown name, with the list of known ones.
     """
@@ -134,7 +136,8 @@ def get_recipe(name: str) -> Recipe:
     prefix, _, value = str(name).partition("-")
     if prefix == "skipinit":
         with contextlib.suppress(ValueError):  # what is no finite number gets the error that lists the names
-            return replace(_SKIPINIT, name=name, alpha=float(value))
+            recipe = replace(_SKIPINIT, name=f"skipinit-{float(value)!r}", alpha=float(value))
+            return next((known for known in _RECIPES.values() if replace(known, name=recipe.name) == recipe), recipe)
     close = difflib.get_close_matches(str(name), NAMES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(f"recipe {name!r} is unknown{hint} Choose from {', '.join(NAMES)}, or skipinit-<number>")

@@ -101,7 +101,7 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        get_recipe(self.recipe)
+        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)  # one name, one key
         blocks_of(self.depth, self.network)
         one_of("data", self.data, DATA)
         one_of("precision", self.precision, PRECISIONS)

@@ -188,7 +188,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         view = {"version_major": 2, "version_minor": 0, "model_id": self.live.model_id}
-        plain = f"{self.title}. {self.picture().words}"
+        plain = f"{self.title}\n{self.picture().words}"
         return {MIME_WIDGET: view, "text/html": self.html(), "text/plain": plain}
 
 
