@@ -25,7 +25,7 @@ test: environment lint  ## lint everything, then run all tests, the book's last
 	@$(BIN)/python -m pytest tests/test_book.py
 
 bench: environment  ## measure what the package's own work costs; writes _build/bench.json
-	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/shallowpaths bench --output _build/bench.json
+	@$(BIN)/shallowpaths bench --output _build/bench.json
 
 lint: environment  ## ruff on package, book, tests and notebooks; the floors of the package; the workflows
 	@$(BIN)/ruff check --quiet .
