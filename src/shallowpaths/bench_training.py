@@ -44,7 +44,7 @@ def measure_step_over_bare(device: torch.device, folder: Path | None = None) -> 
         F.cross_entropy(network(batch), labels).backward()
         optimizer.step()
 
-    return _ratio(bare, ours.take, device, what, pairs=3 * PAIRS)
+    return _ratio(bare, ours.take, device, what, pairs=6 * PAIRS)
 
 
 def measure_step_over_usual(device: torch.device, folder: Path | None = None, width: int = 1) -> Measured:
@@ -145,7 +145,7 @@ def measure_scalar_over_none(device: torch.device, folder: Path | None = None) -
     """Seconds of a step with SkipInit's scalar over those without."""
     data, what = images(device, folder)
     scalar, none = (_Run(CONFIG.replace(recipe=r), data) for r in ("skipinit-1/sqrt(d)", "unnormalized"))
-    return _ratio(scalar.take, none.take, device, what, pairs=3 * PAIRS)
+    return _ratio(scalar.take, none.take, device, what, pairs=6 * PAIRS)
 
 
 def measure_seconds_per_block(device: torch.device) -> Measured:
