@@ -1,6 +1,7 @@
 import multiprocessing
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -9,3 +10,9 @@ def forkserver():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shallowpaths.sweeping", "sklearn.datasets", "torch._dynamo"])
     return context
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers every time, whatever ran before it."""
+    torch.manual_seed(0)
