@@ -12,6 +12,12 @@ def forkserver():
     return context
 
 
+@pytest.fixture(autouse=True, scope="module")
+def seeded_for_the_module():
+    """So that what a module makes once is the same too."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers every time, whatever ran before it."""
