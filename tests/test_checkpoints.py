@@ -15,11 +15,16 @@ from shallowpaths import checkpoints, stepping
 from shallowpaths.checkpoints import Position
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.steps import Step
 from shallowpaths.training import train
 
 RUN = RunConfig(
     recipe="regularized-skipinit", network="residual-mlp", depth=10, width=16, epochs=4, validation=0.1, device="cpu"
 )
+
+
+CURVE = [{"epoch": 1, "train_loss": 2.0}]
+TAKEN = [(torch.tensor(2.25), torch.tensor(0.125)), (torch.tensor(1.75), torch.tensor(0.5))]  # steps of the second epoch
 
 
 class Killed(BaseException):
@@ -43,23 +48,23 @@ def interrupt(monkeypatch, config, folder, after):
 
 
 @pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit", "fixup-dropout"])
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [1, 20, 45])  # of 80 steps: early in an epoch, at the end of one, amid the third
 def test_a_resumed_run_ends_bitwise_as_the_uninterrupted_one(tmp_path, monkeypatch, recipe, after):
     config = RUN.replace(recipe=recipe)
     whole = train(config, progress=False)
     interrupt(monkeypatch, config, tmp_path, after)
     assert [p.suffix for p in tmp_path.iterdir()] == [".checkpoint"]
-    epochs, train_epoch = [], stepping.train_epoch
-    monkeypatch.setattr(stepping, "train_epoch", lambda *a: epochs.append(a[4]) or train_epoch(*a))
+    rates, take = [], Step.take
+    monkeypatch.setattr(Step, "take", lambda *a: rates.append(a[-1]) or take(*a))
     resumed = train(config, progress=False, checkpoint_folder=tmp_path)
-    assert epochs == list(range(after, 4))
+    assert len(rates) == config.total_steps(whole.train_images) - after, "no step is taken twice"
     assert resumed.result() == whole.result()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_convolutional_run_resumes_too(tmp_path, monkeypatch):
     config = RunConfig(depth=10, epochs=2, batch_size=256, device="cpu")
-    interrupt(monkeypatch, config, tmp_path, 1)
+    interrupt(monkeypatch, config, tmp_path, 7)
     resumed = train(config, progress=False, checkpoint_folder=tmp_path)
     assert resumed.result() == train(config, progress=False).result()
 
@@ -69,8 +74,16 @@ def test_a_diverged_run_resumes_to_the_same_step(tmp_path, monkeypatch):
     whole = train(config, progress=False)
     assert whole.outcome == "diverged"
     assert whole.curve
-    interrupt(monkeypatch, config, tmp_path, 1)
+    interrupt(monkeypatch, config, tmp_path, whole.diverged_step)
     assert train(config, progress=False, checkpoint_folder=tmp_path).result() == whole.result()
+
+
+def test_a_step_that_diverged_is_not_saved(tmp_path, monkeypatch):
+    config = RUN.replace(recipe="skipinit", learning_rate=1e6)
+    steps, save = [], checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *a: steps.append(len(a[-1].taken)) or save(*a))
+    record = train(config, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
+    assert steps == list(range(1, record.diverged_step + 1))
 
 
 def _train_in_folder(config, folder, ready, sender):
@@ -84,9 +97,9 @@ def _train_in_folder(config, folder, ready, sender):
 
 def _kill_and_resume(
     context, config: RunConfig, folder: Path, kills: int, longest: float
-) -> tuple[RunRecord, list[int]]:
-    """The run's record, and after each SIGKILL the epochs that were on disk; moments of 0 to `longest` seconds."""
-    moments, epochs = random.Random(0), []
+) -> tuple[RunRecord, list[tuple[int, int]]]:
+    """The run's record, and after each SIGKILL the position on disk; moments of 0 to `longest` seconds."""
+    moments, positions = random.Random(0), []
     while True:
         receiver, sender = context.Pipe(duplex=False)
         ready = context.Event()
@@ -94,16 +107,17 @@ def _kill_and_resume(
         process.start()
         sender.close()
         assert ready.wait(60)
-        if len(epochs) == kills:
+        if len(positions) == kills:
             line = receiver.recv()
             process.join()
-            return RunRecord.from_json(line), epochs
+            return RunRecord.from_json(line), positions
         process.join(moments.uniform(0, longest))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         path = checkpoints.path_of(folder, config)
-        epochs.append(torch.load(path, weights_only=True)["position"]["epoch"] if path.exists() else 0)
+        found = torch.load(path, weights_only=True)["position"] if path.exists() else {"epoch": 0, "taken": []}
+        positions.append((found["epoch"], len(found["taken"])))
 
 
 @pytest.mark.slow
@@ -116,21 +130,21 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, forkserver):
         whole = train(config, progress=False)
     finally:
         torch.set_num_threads(threads)
-    record, epochs = _kill_and_resume(forkserver, config, tmp_path, kills=20, longest=0.15)
-    assert len(set(epochs)) > 10, "most of the processes got somewhere before they were killed"
-    assert epochs == sorted(epochs)
-    assert max(epochs) < 400
+    record, positions = _kill_and_resume(forkserver, config, tmp_path, kills=20, longest=0.15)
+    assert len(set(positions)) > 10, "most of the processes got somewhere before they were killed"
+    assert positions == sorted(positions)
+    assert max(positions) < (400, 0)
     assert record.result() == whole.result()
     assert not checkpoints.path_of(tmp_path, config).exists()
 
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with the checkpoint of RUN after its first epoch, as `train` would have left it."""
+    """A folder with the checkpoint of RUN after two steps of its second epoch, as `train` would have left it."""
     network = build(RUN, (1, 8, 8), 10)
     optimizer = stepping.make_optimizer(network, RUN)
     path = checkpoints.path_of(tmp_path, RUN)
-    checkpoints.save(path, RUN, network, optimizer, Position(1, [{"epoch": 1, "train_loss": 2.0}], 3.5))
+    checkpoints.save(path, RUN, network, optimizer, Position(1, CURVE, 3.5, TAKEN))
     return path
 
 
@@ -140,7 +154,7 @@ def resume(path, config=RUN):
 
 
 def test_a_checkpoint_says_how_far_the_run_was(saved):
-    assert resume(saved) == Position(1, [{"epoch": 1, "train_loss": 2.0}], 3.5)
+    assert resume(saved) == Position(1, CURVE, 3.5, TAKEN)
 
 
 def test_a_checkpoint_of_another_config_is_refused(saved):
@@ -244,11 +258,12 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
 
 def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):
     saves = []
-    monkeypatch.setattr(checkpoints, "save", lambda *a: saves.append(a[-1].epoch))
+    monkeypatch.setattr(checkpoints, "save", lambda *a: saves.append((a[-1].epoch, len(a[-1].taken))))
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=1000)
     assert saves == []
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
-    assert saves == [1, 2, 3, 4]
+    steps = [stepping.steps_before(epoch + 1, 1293, 64) - stepping.steps_before(epoch, 1293, 64) for epoch in range(4)]
+    assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(steps[epoch])]
 
 
 def test_a_home_that_is_not_there_is_refused():

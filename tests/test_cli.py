@@ -166,27 +166,66 @@ def test_dry_run_predicts_and_runs_nothing(tmp_path, plan):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="this system has no signals")
-def test_ctrl_c_says_how_to_go_on(tmp_path, plan):
-    text = Path(plan).read_text().replace("epochs = 1", "epochs = 500")
-    Path(plan).write_text(text)
-    store = tmp_path / "store"
+def sweep_apart(plan, store, *options):
+    """`shallowpaths sweep` in a process group of its own, as a terminal starts it, with its output in pipes."""
     # a shell's background job ignores the signal, and its children inherit that: a terminal's program does not
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from shallowpaths.cli import main; main()"
-    command = [sys.executable, "-c", code, "sweep", plan, "--store", str(store)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", code, "sweep", plan, "--store", str(store), *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def wait_for_claims(store, process, count):
+    while len(list(store.glob("records.jsonl.claims/*"))) < count:
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def long_plan(plan):
+    Path(plan).write_text(PLAN.replace("epochs = 1", "epochs = 2000"))
+    return plan
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
+@pytest.mark.parametrize("claims", [1, 2])  # while the helper still imports torch; while both train
+def test_ctrl_c_says_how_to_go_on(tmp_path, long_plan, claims):
+    store = tmp_path / "store"
+    with sweep_apart(long_plan, store, "--processes", "2") as process:
         try:
-            while not list(store.glob("records.jsonl.claims/*")):
-                assert process.poll() is None
-                time.sleep(0.05)
-            time.sleep(0.5)
-            process.send_signal(signal.SIGINT)
+            wait_for_claims(store, process, claims)
+            os.killpg(process.pid, signal.SIGINT)
             _, said = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130, said
-    assert "the same command goes on from there" in said
+    (line,) = [line for line in said.splitlines() if not line.startswith("sweep:") and line.strip()]
+    assert "the same command goes on from there" in line
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("death", ["SIGTERM", "SIGKILL"])
+def test_a_killed_sweep_leaves_no_helper_behind(tmp_path, long_plan, death):
+    """The helper holds the other ends of the pipes: they are read to their end only once it is gone too."""
+    store = tmp_path / "store"
+    with sweep_apart(long_plan, store, "--processes", "2") as process:
+        try:
+            wait_for_claims(store, process, 2)
+            process.send_signal(getattr(signal, death))
+            process.communicate(timeout=30)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -getattr(signal, death)
+
+
+def test_what_stops_a_helper_is_told_without_a_traceback(tmp_path, plan):
+    Path(plan).write_text(PLAN.replace("validation = 0.1", 'validation = 0.1\ndata = "cifar10"'))
+    (tmp_path / "file").write_text("")
+    with sweep_apart(plan, tmp_path / "store", "--processes", "2", "--data-folder", str(tmp_path / "file")) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
     assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("shallowpaths sweep: ")
 
 
 BAD_SWEEPS = [

@@ -127,3 +127,10 @@ def test_runs_are_put_together_that_may_be_lanes():
     assert in_lanes(some, 1) == [[c] for c in some]
     for group in in_lanes([*some, *noisy], 8)[:2]:
         train_lanes([c.replace(steps=1, epochs=None) for c in group])  # which refuses what cannot be lanes
+
+
+def test_lanes_that_do_not_fit_in_memory_are_named():
+    """Each one's second convolution alone has more weights than a process has addresses."""
+    configs = [RunConfig(width=10**6, device="cpu", seed=seed) for seed in range(2)]
+    with pytest.raises(ValueError, match=r"2 runs as lanes do not fit in memory: .* depth 16 and width 1000000"):
+        train_lanes(configs)

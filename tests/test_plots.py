@@ -6,11 +6,13 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
 from shallowpaths import plots
 from shallowpaths.measure import path_spectrum, predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP
+from shallowpaths.plots.figure import _THEMES
 from shallowpaths.recipes import NAMES
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.theory import path_length_distribution
@@ -48,12 +50,12 @@ def test_measured_and_predicted_are_drawn_on_the_same_axes(signals):
 
 def test_the_prediction_is_dark_on_light_pages_and_light_on_dark_ones(signals):
     figure = plots.signal_by_block(*signals)
-    brightness = {}
-    for theme in ("light", "dark"):
-        (line,) = (x for x in getattr(figure, theme).axes[0].get_lines() if x.get_label() == "predicted")
-        brightness[theme] = sum(to_rgb(line.get_color()))
-    assert brightness["light"] < 0.6
-    assert brightness["dark"] > 2.4
+    (line,) = (x for x in figure.light.axes[0].get_lines() if x.get_label() == "predicted")
+    ink = line.get_color()
+    assert sum(to_rgb(ink)) < 0.6
+    assert ink in figure.svg().decode()
+    assert ink not in figure.svg("dark").decode()
+    assert "#e6e6e6" in figure.svg("dark").decode()
 
 
 def test_a_figure_brings_both_themes_a_picture_and_words(signals):
@@ -81,14 +83,85 @@ def test_the_picture_on_a_page_is_the_figures_to_a_hundredth_of_a_point(signals)
             assert value.partition("scale")[2] == large.get(name).partition("scale")[2]
 
 
-def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals):
-    for figure in (plots.signal_by_block(*signals), plots.signal_panels(signals[0], {})):
-        drawn = plots.BookFigure(lambda f=figure: f.dark, "").svg()
-        dark, drawn, light = (
-            re.sub(rb"[mp][0-9a-f]{10}", b"id", svg) for svg in (figure.svg("dark"), drawn, figure.svg())
-        )
-        assert dark == drawn  # but for the names of its parts, which matplotlib makes from their colours
-        assert dark != light
+DRAWINGS = [
+    lambda signals: plots.signal_by_block(*signals),
+    lambda signals: plots.signal_panels(signals[0], {}),
+    lambda signals: plots.overflow_by_format({"float16": [9, 11]}, {"float16": 10}),  # noqa: ARG005
+    lambda signals: plots.rate_by_batch_size(runs(), guessing=2.3),  # noqa: ARG005
+]
+
+
+@pytest.mark.parametrize("draw", DRAWINGS)
+def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, monkeypatch, tmp_path):
+    figure = draw(signals)
+    monkeypatch.setitem(_THEMES, "light", _THEMES["dark"])
+    drawn = draw(signals)
+    monkeypatch.undo()
+    dark, wanted, light = (
+        re.sub(rb"[mp][0-9a-f]{10}", b"id", svg) for svg in (figure.svg("dark"), drawn.svg(), figure.svg())
+    )
+    assert dark == wanted  # but for the names of its parts, which matplotlib makes from their colours
+    assert dark != light
+    figure.save(tmp_path / "a.png", "dark")
+    monkeypatch.setitem(_THEMES, "light", _THEMES["dark"])
+    drawn.save(tmp_path / "b.png")
+    assert np.array_equal(plt.imread(tmp_path / "a.png"), plt.imread(tmp_path / "b.png"))
+
+
+def test_what_is_changed_in_a_figure_is_saved_in_both_themes(signals, tmp_path):
+    figure, other = (plots.signal_by_block(*signals) for _ in range(2))
+    for theme in ("light", "dark"):
+        other.save(tmp_path / f"{theme}.png", theme)
+    before = figure.svg()
+    figure.light.axes[0].set_title("changed")
+    for theme in ("light", "dark"):
+        figure.save(tmp_path / f"changed-{theme}.png", theme)
+        assert (tmp_path / f"changed-{theme}.png").read_bytes() != (tmp_path / f"{theme}.png").read_bytes()
+    figure.light.axes[0].set_title("")
+    assert re.findall(rb"#[0-9a-f]{6}", figure.svg()) == re.findall(rb"#[0-9a-f]{6}", before), "light again"
+
+
+def test_names_of_a_readers_own_can_be_told_apart():
+    names = [f"skipinit-{alpha}" for alpha in (0.3, 0.31, 0.32)] + ["mine", "another"]
+    looks = [tuple(plots.style_of(name).values()) for name in names]
+    assert len(set(looks)) == len(names)
+    assert looks == [tuple(plots.style_of(name).values()) for name in names]
+
+
+def test_a_legend_below_many_recipes_is_no_wider_than_the_panels():
+    curve = [{"epoch": 1, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.9}]
+    many = [RunRecord(RunConfig(recipe=n), "finished", curve, test_accuracy=0.9, test_loss=0.5) for n in NAMES]
+    figure = plots.loss_by_rate(many, guessing=2.3).light
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().width <= figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda s: plots.signal_by_block(*s).svg("drak"), "theme 'drak' is unknown: choose from light, dark"),
+        (lambda s: plots.signal_by_block(*s).save("a.png", "drak"), "theme 'drak' is unknown"),
+        (lambda s: plots.signal_by_block(*s).save("figure"), "file format '' is unknown: choose from .*png"),
+        (lambda s: plots.signal_by_block(*s, "skip_varance"), "quantity 'skip_varance' is unknown: choose from skip_v"),
+        (lambda s: plots.signal_panels(s[0], {}, ("share",)), "quantity 'share' is unknown"),
+        (lambda s: plots.training_curves(runs(), quantity="loss"), "quantity 'loss' is unknown: .*train_loss"),  # noqa: ARG005
+        (lambda s: plots.training_curves([]), "no record to draw"),  # noqa: ARG005
+        (lambda s: plots.accuracy_by_depth([]), "no record to draw"),  # noqa: ARG005
+        (lambda s: plots.loss_by_rate([], guessing=2.3), "no record to draw"),  # noqa: ARG005
+        (lambda s: plots.loss_by_rate(runs(), guessing=2.3, panels="width"), "panels 'width' is unknown"),  # noqa: ARG005
+        (lambda s: plots.path_lengths({}, {}), "nothing measured"),  # noqa: ARG005
+        (lambda s: plots.share_by_blocks({"a": {6: 0.5}}, {"b": {}}), "no prediction for 'a', only for b"),  # noqa: ARG005
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(signals, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong(signals)
+
+
+def test_the_array_of_a_single_network_is_drawn_too():
+    flat, row = (plots.values_by_block({"mine": value}, {}, "x") for value in (np.arange(1.0, 5), [np.arange(1.0, 5)]))
+    assert flat.alt == row.alt
+    assert np.array_equal(flat.light.axes[0].get_lines()[0].get_ydata(), np.arange(1.0, 5))
 
 
 def test_showing_a_figure_leaves_its_layout_to_later_changes(signals):

@@ -123,7 +123,7 @@ def test_a_sweep_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
 
     def save_and_stop(*arguments):
         save(*arguments)
-        saves.append(arguments[-1].epoch)
+        saves.append(len(arguments[-1].taken))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -193,7 +193,9 @@ def test_lanes_give_the_runs_that_one_after_the_other_gives(tmp_path, stored):
     together = sweeping.sweep(few, tmp_path if stored else None, progress=False, lanes=3)
     assert [r.config for r in together] == few
     assert together[-1].outcome == "diverged"
+    assert [r.lanes for r in together] == [3, 3, 3, 2, 3, 3, 3, 1, 1, 2], "each batch size by itself, dropout alone"
     for lane, alone in zip(together, sweeping.sweep(few, progress=False), strict=True):
+        assert alone.lanes == 1
         assert (lane.outcome, lane.diverged_step) == (alone.outcome, alone.diverged_step)
         if lane.outcome == "finished":
             assert lane.train_loss == pytest.approx(alone.train_loss, rel=1e-4)
@@ -208,6 +210,12 @@ def test_a_lane_that_another_process_has_claimed_is_left_to_it(tmp_path):
         assert mine
         records = sweeping.sweep(GRID, tmp_path, progress=False, lanes=3, limit_seconds=5)
     assert [r.config.seed for r in records] == [0, 2]
+
+
+def test_a_batch_that_is_too_large_is_refused_before_any_training(tmp_path):
+    with pytest.raises(ValueError, match="batch_size 1400 is larger than the training split, 1293 images of digits"):
+        sweeping.sweep([*GRID, GRID[0].replace(batch_size=1400, validation=0.1)], tmp_path, progress=False)
+    assert not (tmp_path / "records.jsonl").exists()
 
 
 def test_fewer_than_one_lane_is_refused():

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from shallowpaths.devices import versions
 from shallowpaths.runs import RunConfig
 
-FORMAT = "shallowpaths checkpoint 1"
+FORMAT = "shallowpaths checkpoint 2"
 FIELDS = ("position", "network", "optimizer", "generators")
 
 
@@ -23,14 +23,16 @@ class Position:
     """How far a run has come.
 
     Attributes:
-        epoch: the epoch that comes next, from 0.
+        epoch: the epoch that is under way, from 0.
         curve: one point for each epoch that is done, as in RunRecord.
         seconds: training time so far.
+        taken: loss and accuracy, 0-dimensional, of each step that this epoch has taken.
     """
 
-    epoch: int
-    curve: list[dict[str, float]]
-    seconds: float
+    epoch: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
 
 def path_of(folder: str | os.PathLike, config: RunConfig) -> Path:
@@ -69,7 +71,7 @@ def save(
         "format": FORMAT,
         "config": config.to_dict(),
         "versions": _versions(),
-        "position": vars(position),
+        "position": vars(position) | {"taken": _table(position.taken)},
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generators": _generators(config.device),
@@ -117,7 +119,14 @@ def restore(path: Path, config: RunConfig, network: nn.Module, optimizer: torch.
         group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
     for device, state in content["generators"].items():
         {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
-    return Position(**content["position"])
+    device = next(network.parameters()).device
+    taken = [tuple(step) for step in content["position"]["taken"].to(device)]
+    return Position(**content["position"] | {"taken": taken})
+
+
+def _table(taken: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """What steps came to, [S, 2]: as one tensor, for an epoch may have thousands."""
+    return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -84,20 +84,22 @@ class Lanes:
 def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | None = None) -> list[RunRecord]:
     """Train all configs at the same time, and return their records in the same order.
 
-    Each record is `train`'s to rounding; its seconds are its share of the whole.
+    Each step is `train`'s to rounding. Where training is chaotic, at the largest rates that still train, many steps make
+    more of a rounding, and the results part. A record's seconds are its share of the whole.
 
     Raises:
         ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
-            does not draw as a run alone does; and what `train` refuses.
+            does not draw as a run alone does; the lanes do not fit in memory together; and what `train` refuses.
     """
     configs = _one_architecture(configs)
     first = configs[0]
     device = devices.resolve_device(first.device)
     data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
-    stepping.check_batch(first, data)
+    stepping.check_batch(first, len(data.train_images))
     started = time.perf_counter()
-    networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
-    results = _train(Lanes(networks, first), configs, data)
+    with stepping.named_if_too_large(first, len(configs)):
+        networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
+        results = _train(Lanes(networks, first), configs, data)
     return [
         RunRecord(
             config=config,
@@ -105,6 +107,7 @@ def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | N
             data_checksum=data.checksum,
             train_images=len(data.train_images),
             seconds=round((time.perf_counter() - started) / len(configs), 3),
+            lanes=len(configs),
             device_name=devices.device_name(device),
             versions=devices.versions(),
             commit=devices.commit(),

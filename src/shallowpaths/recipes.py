@@ -131,7 +131,7 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         ValueError: for an unknown name, with the list of known ones.
     """
-    if name in _RECIPES:
+    if isinstance(name, str) and name in _RECIPES:
         return _RECIPES[name]
     prefix, _, value = str(name).partition("-")
     if prefix == "skipinit":

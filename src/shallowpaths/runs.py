@@ -198,6 +198,7 @@ class RunRecord:
         data_checksum: SHA-256 of the data set's tensors.
         train_images: images that were trained on.
         seconds: wall time of training, evaluation included, loading excluded.
+        lanes: how many runs were trained as one, this among them; `seconds` is then its share.
         device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
     """
 
@@ -211,11 +212,12 @@ class RunRecord:
     data_checksum: str = ""
     train_images: int = 0
     seconds: float = 0.0
+    lanes: int = 1
     device_name: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
 
-    CIRCUMSTANCES = ("seconds", "device_name", "versions", "commit")
+    CIRCUMSTANCES = ("seconds", "lanes", "device_name", "versions", "commit")
 
     def __post_init__(self) -> None:
         one_of("outcome", self.outcome, OUTCOMES)
@@ -232,7 +234,7 @@ class RunRecord:
             raise ValueError("a curve is a list of dicts of finite numbers")
         if not all("train_loss" in point for point in self.curve):
             raise ValueError("each point of a curve has a train_loss")
-        for name in ("diverged_step", "test_accuracy", "test_loss", "parameters", "train_images", "seconds"):
+        for name in ("diverged_step", "test_accuracy", "test_loss", "parameters", "train_images", "seconds", "lanes"):
             value = getattr(self, name)
             if not (_is_number(value) or (value is None and getattr(type(self), name) is None)):
                 raise ValueError(f"{name} {value!r} must be a finite number")

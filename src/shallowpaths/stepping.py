@@ -3,7 +3,9 @@
 Order and augmentation are functions of (seed, epoch) alone, so that any epoch can be repeated by itself.
 """
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from shallowpaths.steps import Step, autocast
 
 EVALUATION_BATCH = 1000
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words on CPUs and GPUs
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -76,22 +79,40 @@ def epoch_plan(data: Dataset, config: RunConfig, epoch: int) -> tuple[Tensor, Te
     return tuple(part.to(data.train_images.device) for part in parts)
 
 
-def check_batch(config: RunConfig, data: Dataset) -> None:
-    """Refuse with a ValueError a batch of which no step can be taken."""
+def check_batch(config: RunConfig, images: int) -> None:
+    """Refuse with a ValueError a batch of which no step can be taken. images: of the training split."""
     if config.batch_size == 1 and config.network == "residual-mlp" and get_recipe(config.recipe).normalizes_end:
         raise ValueError(
             f"batch_size 1: recipe {config.recipe!r} has batch normalization, and in a residual-mlp the one value that "
             "an image gives each unit has no variance: take at least 2 images"
         )
-    if config.batch_size > len(data.train_images):
+    if config.batch_size > images:
         raise ValueError(
-            f"batch_size {config.batch_size} is larger than the training split, {len(data.train_images)} images of {data.name}"
+            f"batch_size {config.batch_size} is larger than the training split, {images} images of {config.data}"
         )
+
+
+@contextlib.contextmanager
+def named_if_too_large(config: RunConfig, runs: int = 1) -> Iterator[None]:
+    """What torch and Python raise when memory is short becomes a ValueError that says what was too large.
+
+    runs: how many of this kind were trained at the same time.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        what = "the run does" if runs == 1 else f"{runs} runs as lanes do"
+        raise ValueError(
+            f"{what} not fit in memory: {config.network} of depth {config.depth} and width {config.width}, "
+            f"batch_size {config.batch_size}, on {config.device}"
+        ) from error
 
 
 @dataclass
 class EpochResult:
-    """What an epoch of training came to: sums over its steps, on the device until they are read."""
+    """What an epoch of training came to: means over its steps."""
 
     loss: float
     accuracy: float
@@ -106,28 +127,31 @@ def train_epoch(
     epoch: int,
     on_step: Callable[[], object],
     step: Step | None = None,
+    taken: list[tuple[Tensor, Tensor]] | None = None,
 ) -> EpochResult:
     """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite.
 
-    step: of this network and optimizer. A run of many epochs makes it once; None makes it here.
+    Args:
+        step: of this network and optimizer. A run of many epochs makes it once; None makes it here.
+        taken: loss and accuracy of each step that was taken already, where the epoch was interrupted. It grows by each
+            step's own, so that `on_step` can save it; the epoch goes on behind it.
     """
     step = Step(network, optimizer, data, config) if step is None else step
+    taken = [] if taken is None else taken
     first = steps_before(epoch, len(data.train_images), config.batch_size)
     steps = config.total_steps(len(data.train_images))
-    losses, correct = [], []
     watch = _Watch(data.train_images.device)
     network.train()
-    for number, batch in enumerate(zip(*epoch_plan(data, config, epoch), strict=True)):
+    batches = enumerate(zip(*epoch_plan(data, config, epoch), strict=True))
+    for number, batch in itertools.islice(batches, len(taken), None):
         rate = config.learning_rate * learning_rate_factor(config.schedule, first + number, steps)
-        for results, value in zip((losses, correct), step.take(*batch, rate), strict=True):
-            results.append(value)
-        on_step()
-        if watch.has_seen_the_end(number, losses[-1]):
+        taken.append(step.take(*batch, rate))
+        if watch.has_seen_the_end(number, taken[-1][0]):
             break
-    all_losses = torch.stack(losses).cpu()
-    bad = (~torch.isfinite(all_losses)).nonzero()
-    first_bad = int(bad[0]) if len(bad) else None
-    return EpochResult(float(all_losses.double().mean()), float(torch.stack(correct).double().mean()), first_bad)
+        on_step()
+    losses, correct = (torch.stack(values).cpu().double() for values in zip(*taken, strict=True))
+    bad = (~torch.isfinite(losses)).nonzero()
+    return EpochResult(float(losses.mean()), float(correct.mean()), int(bad[0]) if len(bad) else None)
 
 
 class _Watch:

@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,13 +15,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from shallowpaths import stepping
 from shallowpaths.devices import resolve_device
 from shallowpaths.lanes import in_lanes, train_lanes
-from shallowpaths.plans.costs import work
+from shallowpaths.plans.costs import images_of, work
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.stores import Store
 from shallowpaths.training import train
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how often to look whether another process has finished what we wait for
 
 
@@ -42,14 +47,13 @@ def sweep(
         limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
             cannot use several threads well. Needs a store, over which the processes agree.
-        lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.lanes`). The results
-            are the same to rounding; nothing is saved between their start and their end. 1 by default: on a CPU, where
-            `shallowpaths bench` has eight lanes at the price of five runs at batch 8 and of ten at batch 32, a process
-            for each core does better. The bench's rows lanes_8_over_1 say it for a GPU.
+        lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.lanes`). Each step is
+            the same to rounding; nothing is saved between their start and their end. 1 by default: on a CPU, a process
+            for each core does better. Where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
 
     Raises:
-        ValueError: a config stands twice in the list, the store cannot be written, or there is none for several processes;
-            fewer than 1 lane.
+        ValueError: a config stands twice in the list or has a batch larger than its training split; the store cannot
+            be written, or there is none for several processes; fewer than 1 lane.
     """
     if lanes < 1:
         raise ValueError(f"lanes {lanes}: give at least 1")
@@ -58,6 +62,8 @@ def sweep(
     wanted = [c.replace(device=resolve_device(c.device).type) for c in configs]
     if len({c.key for c in wanted}) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
+    for config in wanted:
+        stepping.check_batch(config, images_of(config))
     late = _deadline(limit_seconds)
     kept = Store(store) if store is not None else None
     done = {record.config.key: record for record in kept.load()} if kept else {}
@@ -139,8 +145,9 @@ def _helpers(count: int, helped: Callable[[], object]) -> Iterator[None]:
     processes = [context.Process(target=_help, args=(helped, share), daemon=True) for _ in range(count)]
     torch.set_num_threads(share)
     try:
-        for process in processes:
-            process.start()
+        with _without_interrupts():
+            for process in processes:
+                process.start()
         yield
         for process in processes:
             process.join()
@@ -150,10 +157,38 @@ def _helpers(count: int, helped: Callable[[], object]) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started within never see Ctrl-C: it reaches every process, and the first one says what there is to say.
+
+    Here it is only put off, to the end of this block. Without effect where the system has no such mask.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _help(helped: Callable[[], object], threads: int) -> None:
+    """What a helping process does. An error ends it: the first process takes its run over, and meets what it met."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and one that is killed would leave it behind
     torch.set_num_threads(threads)
-    with contextlib.suppress(KeyboardInterrupt):  # it reaches every process; the first one says what there is to say
-        helped()
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            helped()
+        except (ValueError, OSError) as error:
+            log.warning("a process that helped the sweep ends, its run is taken over: %s", error)
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed leaves nothing behind that works on unseen. What this process was doing is saved."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class _Progress:
@@ -182,13 +217,18 @@ class _Progress:
     def advance(self, configs: list[RunConfig]) -> None:
         """Some runs are finished."""
         for config in configs:
-            self.bar.update(self.left.pop(config.key, 0.0) / max(self.all_work, 1.0))
-        self.bar.set_description_str(self._count())
+            self.left.pop(config.key, None)
+        self._draw()
 
     def show(self, missing: list[RunConfig]) -> None:
         """Count what other processes have finished."""
         for key in set(self.left) - {c.key for c in missing}:
-            self.bar.update(self.left.pop(key) / max(self.all_work, 1.0))
+            del self.left[key]
+        self._draw()
+
+    def _draw(self) -> None:
+        done = 1.0 - sum(self.left.values()) / max(self.all_work, 1.0)  # not added up run by run: it must end at 1
+        self.bar.update(done - self.bar.n)
         self.bar.set_description_str(self._count())
 
     def _count(self) -> str:

@@ -1,6 +1,7 @@
 """RunConfig -> train() -> RunRecord."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -22,8 +23,6 @@ from shallowpaths.steps import Step
 
 log = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words on CPUs and GPUs
-
 
 def train(
     config: RunConfig,
@@ -41,10 +40,10 @@ def train(
     Args:
         data_folder: where CIFAR-10's files are or shall be (see `shallowpaths.data.load`).
         progress: show a bar on stderr; it hides itself where TQDM_DISABLE=1 is set.
-        checkpoint_folder: save the run's state here at the end of an epoch, and go on from a state that is there
+        checkpoint_folder: save the run's state here after a step now and then, and go on from a state that is there
             already. A run that was killed ends with the same result as if it had not been (on the CPU, with as many
             threads: bit for bit). The checkpoint is deleted once the run has ended.
-        checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every epoch.
+        checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every step.
 
     Raises:
         ValueError: a device that is not there, a batch larger than the training set, a run that does not fit in memory,
@@ -55,11 +54,11 @@ def train(
     config = config.replace(device=device.type)
     saver = _Saver(config, checkpoint_folder, checkpoint_every) if checkpoint_folder is not None else None
     data = datasets.load(config.data, device, data_folder).hold_out(config.validation)
-    stepping.check_batch(config, data)
-    with _reproducible(config.seed), _named_if_too_large(config):
+    stepping.check_batch(config, len(data.train_images))
+    with _reproducible(config.seed), stepping.named_if_too_large(config):
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
-        position = Position(epoch=0, curve=[], seconds=0.0)
+        position = Position()
         result = _run(network, data, config, position, saver, progress)
     if saver:
         saver.discard()
@@ -90,9 +89,15 @@ def _run(
     if saver:
         saver.resume(network, optimizer, position)
     step = Step(network, optimizer, data, config)
-    with _progress_bar(config, images, position.epoch, progress) as bar:
+    with _progress_bar(config, images, position, progress) as bar:
+
+        def on_step() -> None:
+            bar.update()
+            if saver:
+                saver.save_if_due(network, optimizer, position)
+
         for epoch in range(position.epoch, config.total_epochs(images)):
-            result = stepping.train_epoch(network, optimizer, data, config, epoch, bar.update, step)
+            result = stepping.train_epoch(network, optimizer, data, config, epoch, on_step, step, position.taken)
             if result.first_bad_step is not None:
                 before = stepping.steps_before(epoch, images, config.batch_size)
                 return _diverged(before + result.first_bad_step, position.curve)
@@ -107,9 +112,8 @@ def _run(
                 point |= {"validation_loss": loss, "validation_accuracy": accuracy}
             position.curve.append(point)
             position.epoch = epoch + 1
+            position.taken.clear()
             bar.set_postfix(epoch=epoch + 1, loss=f"{result.loss:.3f}", accuracy=f"{result.accuracy:.3f}")
-            if saver:
-                saver.save_if_due(network, optimizer, position)
     test_loss, test_accuracy = stepping.evaluate(network, data, data.test_images, data.test_labels, config.precision)
     if not math.isfinite(test_loss):
         return _diverged(config.total_steps(images), position.curve)
@@ -130,7 +134,7 @@ class _Saver:
         self.saved = self.started = time.monotonic()
         if self.path.exists():
             found = checkpoints.restore(self.path, self.config, network, optimizer)
-            position.epoch, position.curve, position.seconds = found.epoch, found.curve, found.seconds
+            vars(position).update(vars(found))
             self.seconds_before = found.seconds
 
     def save_if_due(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
@@ -138,7 +142,7 @@ class _Saver:
         now = time.monotonic()
         if now - self.saved < self.every:
             return
-        now_at = Position(position.epoch, position.curve, self.seconds_before + now - self.started)
+        now_at = dataclasses.replace(position, seconds=self.seconds_before + now - self.started)
         try:
             checkpoints.save(self.path, self.config, network, optimizer, now_at)
         except OSError as error:
@@ -158,31 +162,17 @@ def _diverged(step: int, curve: list[dict[str, float]]) -> dict[str, Any]:
     return {"outcome": "diverged", "diverged_step": step, "curve": curve}
 
 
-def _progress_bar(config: RunConfig, images: int, epoch: int, progress: bool) -> tqdm:
+def _progress_bar(config: RunConfig, images: int, position: Position, progress: bool) -> tqdm:
     shown = progress and sys.stderr is not None
     hidden = {} if shown else {"disable": True}  # not given, the environment variable TQDM_DISABLE decides
     return tqdm(
         total=config.total_steps(images),
-        initial=stepping.steps_before(epoch, images, config.batch_size),
+        initial=stepping.steps_before(position.epoch, images, config.batch_size) + len(position.taken),
         desc=f"{config.recipe}, depth {config.depth}, rate {config.learning_rate:g}",
         unit="step",
         leave=False,
         **hidden,
     )
-
-
-@contextlib.contextmanager
-def _named_if_too_large(config: RunConfig) -> Iterator[None]:
-    """What torch and Python raise when memory is short becomes a ValueError that says which run was too large."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
-            raise
-        raise ValueError(
-            f"the run does not fit in memory: {config.network} of depth {config.depth} and width {config.width}, "
-            f"batch_size {config.batch_size}, on {config.device}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -11,19 +11,22 @@ import io
 import itertools
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import getp, setp
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from shallowpaths.recipes import NAMES
+from shallowpaths.runs import RunRecord, one_of
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
 _COLOURS = {
@@ -54,10 +57,16 @@ _RELATIVES = {
 LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
 
 
-_MARKERS = dict(zip(NAMES, itertools.cycle("osD^vP*Xph<>d"), strict=False))
+_SHAPES = "osD^vP*Xph<>d"
+_MARKERS = dict(zip(NAMES, itertools.cycle(_SHAPES), strict=False))
+_OWN = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), strict=False)
 
 
-_THEMES = {"light": {"text": "#1a1a1a", "grid": "#d9d9d9"}, "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"}}
+_THEMES = {
+    "light": {"text": "#1a1a1a", "grid": "#d9d9d9", "ground": "#ffffff"},
+    "dark": {"text": "#e6e6e6", "grid": "#4a4a4a", "ground": "#121212"},
+}
+_INKS = ("text", "grid")  # a theme's colours that figures are drawn in
 
 
 CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
@@ -79,29 +88,32 @@ class BookFigure:
 
     Attributes:
         alt: as given.
-        light, dark: the two matplotlib figures. What is changed in the light one is shown, on dark pages too.
+        light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too.
     """
 
     def __init__(self, draw: Callable[[], Figure], alt: str):
         self.alt = alt
-        self.light = _drawn(draw, "light")
-        self._draw = draw
-
-    @functools.cached_property
-    def dark(self) -> Figure:
-        return _drawn(self._draw, "dark")
+        self.light = _drawn(draw)
 
     def svg(self, theme: str = "light") -> bytes:
         """The figure as SVG with a transparent ground. The dark one is the light one with two colours exchanged."""
+        one_of("theme", theme, tuple(_THEMES))
         with _laid_out(self.light) as bounds:
             return _recoloured(_rendered(self.light, "svg", bounds), theme)
 
     def save(self, path: str | Path, theme: str = "light") -> None:
-        """Write the figure to a file; its ending says in which format."""
-        path, figure = Path(path), getattr(self, theme)
-        ground = "white" if theme == "light" else "#121212"
-        with _laid_out(figure) as bounds:
-            path.write_bytes(_rendered(figure, path.suffix.lstrip("."), bounds, facecolor=ground))
+        """Write the figure to a file; its ending says in which format. The ground is the page's.
+
+        Raises:
+            ValueError: an unknown theme, or a format that matplotlib does not write.
+        """
+        one_of("theme", theme, tuple(_THEMES))
+        path = Path(path)
+        form = path.suffix.lstrip(".")
+        one_of("file format", form, tuple(self.light.canvas.get_supported_filetypes()))
+        with _in_theme(self.light, theme), _laid_out(self.light) as bounds:
+            ground = {"transparent": False, "facecolor": _THEMES[theme]["ground"]}
+            path.write_bytes(_rendered(self.light, form, bounds, **ground))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
@@ -134,12 +146,23 @@ _SWITCH = (
 
 
 def style_of(recipe: str) -> dict[str, Any]:
-    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`."""
+    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`.
+
+    A name that the book does not have gets a look of its own when it is first drawn, and keeps it.
+    """
+    if recipe not in _MARKERS:
+        return _own_style(recipe)
     return {
-        "color": _COLOURS.get(_RELATIVES.get(recipe, recipe), "#777777"),
-        "marker": _MARKERS.get(recipe, "."),
+        "color": _COLOURS[_RELATIVES.get(recipe, recipe)],
+        "marker": _MARKERS[recipe],
         "markerfacecolor": "none" if recipe in _RELATIVES else None,
     }
+
+
+@functools.cache
+def _own_style(name: str) -> dict[str, Any]:
+    marker, colour = next(_OWN)
+    return {"color": colour, "marker": marker, "markerfacecolor": None}
 
 
 def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
@@ -183,6 +206,23 @@ def blocks_on_log_axes(axes: Axes, by_blocks: Iterable[Iterable[int]], ylabel: s
     legend_beside(axes)
 
 
+def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The records as a list; a ValueError if there is none to draw."""
+    listed = list(records)
+    if not listed:
+        raise ValueError("there is no record to draw")
+    return listed
+
+
+def check_predicted(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
+    """Raise a ValueError if nothing was measured, or something without a prediction."""
+    if not measured:
+        raise ValueError("there is nothing measured to draw")
+    for name in measured:
+        if name not in predicted:
+            raise ValueError(f"there is no prediction for {name!r}, only for {', '.join(predicted) or 'nothing'}")
+
+
 def words(quantity: str) -> str:
     """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
     return quantity.replace("_", " ").replace("train ", "training ")
@@ -220,9 +260,32 @@ def _rendered(figure: Figure, form: str, bounds: Bbox, **more: Any) -> bytes:
 
 def _recoloured(svg: bytes, theme: str) -> bytes:
     """A light figure in the colours of a theme. The measured colours are the same on both."""
-    for part, light in _THEMES["light"].items():
-        svg = svg.replace(light.encode(), _THEMES[theme][part].encode())
+    for ink in _INKS:
+        svg = svg.replace(_THEMES["light"][ink].encode(), _THEMES[theme][ink].encode())
     return svg
+
+
+@contextlib.contextmanager
+def _in_theme(figure: Figure, theme: str) -> Iterator[None]:
+    """Within, whatever a light figure has in the light theme's inks has a theme's."""
+    exchange = {_THEMES["light"][ink]: _THEMES[theme][ink] for ink in _INKS}
+    changed = []
+    figure.draw_without_rendering()  # it makes the ticks
+    for artist in figure.findobj():
+        for name in ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor"):
+            if not (hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}")):
+                continue
+            value = getp(artist, name)
+            inks = [to_hex(colour) for colour in to_rgba_array(value)]
+            if set(inks) & set(exchange):
+                changed.append((artist, name, value))
+                new = [exchange.get(ink, colour) for ink, colour in zip(inks, to_rgba_array(value), strict=True)]
+                setp(artist, **{name: new[0] if len(new) == 1 else new})
+    try:
+        yield
+    finally:
+        for artist, name, value in reversed(changed):
+            setp(artist, **{name: value})
 
 
 def _address(svg: bytes) -> str:
@@ -232,8 +295,8 @@ def _address(svg: bytes) -> str:
     return "data:image/svg+xml," + quote(" ".join(text.split()).replace('"', "'"), safe=" '<>=/:;,.()*+-")
 
 
-def _drawn(draw: Callable[[], Figure], theme: str) -> Figure:
-    text, grid = _THEMES[theme]["text"], _THEMES[theme]["grid"]
+def _drawn(draw: Callable[[], Figure]) -> Figure:
+    text, grid = (_THEMES["light"][ink] for ink in _INKS)
     style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {
         "axes.labelcolor": text,
         "axes.edgecolor": text,

@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from shallowpaths.plots.figure import BookFigure, blocks_on_log_axes, new_axes, plain_log_ticks, predict, style_of
+from shallowpaths.plots.figure import (
+    BookFigure,
+    blocks_on_log_axes,
+    check_predicted,
+    new_axes,
+    plain_log_ticks,
+    predict,
+    style_of,
+)
 
 
 def path_lengths(
@@ -25,6 +33,7 @@ def path_lengths(
         lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
             shares are.
     """
+    check_predicted(measured, predicted)
     means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
     def draw() -> Figure:
@@ -58,6 +67,7 @@ def path_length_by_blocks(
         measured: mean lengths, one a network, by number of blocks and by recipe; names as in `path_lengths`.
         predicted: by the same names, the mean length for as many numbers of blocks as the line needs.
     """
+    check_predicted(measured, predicted)
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)

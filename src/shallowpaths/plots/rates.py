@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from shallowpaths.plots.figure import (
     CROSS,
     BookFigure,
+    all_records,
     legend_beside,
     new_axes,
     plain_log_ticks,
@@ -19,7 +20,9 @@ from shallowpaths.plots.figure import (
     words,
 )
 from shallowpaths.records import best_rate, group_by, summarise
-from shallowpaths.runs import RunRecord
+from shallowpaths.runs import RunRecord, one_of
+
+LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the panels
 
 
 def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str = "batch_size") -> BookFigure:
@@ -29,7 +32,8 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
         panels: the setting that has a panel for each of its values, "batch_size" or "depth".
     """
-    runs = list(records)
+    runs = all_records(records)
+    one_of("panels", panels, ("batch_size", "depth"))
     sizes = sorted({getattr(r.config, panels) for r in runs})
     word = words(panels).removesuffix(" size")
     first = runs[0].config.recipe
@@ -55,7 +59,8 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
             plain_log_ticks(axes)
         figure.supylabel("final training loss", size=mpl.rcParams["axes.labelsize"])
         handles, names = all_axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+        columns = max(2, int(figure.get_figwidth() / LEGEND_COLUMN))
+        figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)))
         return figure
 
     said = "; ".join(
@@ -77,7 +82,7 @@ def rate_by_batch_size(
         guessing: the loss of guessing; a run that ends above it counts as unstable.
         predicted: by recipe, batch sizes and the rates predicted for them.
     """
-    groups = group_by(records, "recipe", "batch_size")
+    groups = group_by(all_records(records), "recipe", "batch_size")
     best = {key: best_rate(g, stable_below=guessing) for key, g in sorted(groups.items(), key=lambda item: item[0][1])}
     sizes_run = sorted({size for _, size in groups})
 
@@ -125,7 +130,7 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
     Args:
         guessing: the loss of guessing; runs above it, or diverged, are not drawn.
     """
-    groups = group_by(records, "recipe", "batch_size")
+    groups = group_by(all_records(records), "recipe", "batch_size")
     names = list(dict.fromkeys(recipe for recipe, _ in groups))
     losses = {
         (name, size): {

@@ -1,5 +1,6 @@
 """The signal at initialization: variances, shares and whatever else goes block by block."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ from shallowpaths.measure import SignalStatistics
 from shallowpaths.plots.figure import (
     BookFigure,
     blocks_on_log_axes,
+    check_predicted,
     legend_beside,
     new_axes,
     plain_log_ticks,
@@ -19,6 +21,7 @@ from shallowpaths.plots.figure import (
     style_of,
     words,
 )
+from shallowpaths.runs import one_of
 from shallowpaths.theory import Signal
 
 
@@ -40,6 +43,7 @@ def signal_by_block(
         band: by recipe, lower and upper edge of what a network of finite width is expected to give, for l = 1 .. d.
         log: whether the vertical axis is logarithmic.
     """
+    one_of("quantity", quantity, _QUANTITIES)
     values = {name: [getattr(n, quantity) for n in _as_list(value)] for name, value in measured.items()}
     label = _LABELS.get(quantity, words(quantity))
     return values_by_block(values, predicted, label, words(quantity), band=band, log=log, title=title)
@@ -58,12 +62,14 @@ def values_by_block(
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
     Args:
-        measured: one array of shape [d] for each network, by recipe. What follows a comma in a name, as in
+        measured: one array of shape [d] for each network, or the array of a single one, by recipe. What follows a comma in a name, as in
             "batchnorm, ReLU", tells several groups of one recipe apart.
         predicted: the prediction for l = 1 .. d, by the same names.
         label: of the vertical axis; words: the same in the text alternative.
         band, log, title: as in `signal_by_block`.
     """
+
+    measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
@@ -90,6 +96,8 @@ def signal_panels(
         predicted: by recipe, what `theory.signal` says.
         quantities: names that both SignalStatistics and Signal have.
     """
+    for quantity in quantities:
+        one_of("quantity", quantity, _QUANTITIES)
     values = {q: {name: [getattr(n, q) for n in _as_list(v)] for name, v in measured.items()} for q in quantities}
     lines = {q: {name: getattr(signal, q) for name, signal in predicted.items()} for q in quantities}
 
@@ -110,6 +118,7 @@ def signal_panels(
 
 def overflow_by_format(measured: Mapping[str, Sequence[int]], predicted: Mapping[str, int]) -> BookFigure:
     """The block after which activations overflow, for each number format: one mark a network, a dark tick predicted."""
+    check_predicted(measured, predicted)
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
@@ -139,6 +148,7 @@ def share_by_blocks(
     Args:
         measured, predicted: by recipe, the mean share by number of blocks d.
     """
+    check_predicted(measured, predicted)
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
@@ -157,6 +167,8 @@ def share_by_blocks(
     return BookFigure(draw, f"Branch share by number of blocks: {said}.")
 
 
+_MOMENTS = ("skip_second_moment", "branch_second_moment", "output_second_moment")
+_QUANTITIES = (*(f.name for f in dataclasses.fields(SignalStatistics) if f.name != "channels"), *_MOMENTS)
 _LABELS = {
     "skip_variance": r"skip variance $\mathrm{Var}(x^l)$",
     "branch_variance": r"branch variance $\mathrm{Var}(f_l)$",

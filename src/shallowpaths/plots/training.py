@@ -11,6 +11,7 @@ from shallowpaths.plots.figure import (
     CROSS,
     LINES,
     BookFigure,
+    all_records,
     legend_beside,
     new_axes,
     predict,
@@ -18,7 +19,7 @@ from shallowpaths.plots.figure import (
     words,
 )
 from shallowpaths.records import group_by, summarise
-from shallowpaths.runs import RunRecord
+from shallowpaths.runs import RunRecord, one_of
 
 
 def training_curves(
@@ -30,7 +31,8 @@ def training_curves(
         guessing: the value that guessing gives, drawn as the prediction for a network that does not train.
         quantity: a key of RunRecord.curve.
     """
-    runs = list(records)
+    runs = all_records(records)
+    one_of("quantity", quantity, tuple(dict.fromkeys(k for r in runs for p in r.curve for k in p)) or (quantity,))
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
@@ -67,7 +69,7 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
     Where a recipe was run at several learning rates, the one with the smallest training loss is shown: the test
     set chooses nothing.
     """
-    groups = group_by(records, "recipe", "depth")
+    groups = group_by(all_records(records), "recipe", "depth")
     points = {
         key: min((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.train_loss)
         for key, runs in groups.items()
