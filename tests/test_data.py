@@ -79,7 +79,6 @@ def test_the_one_gather_equals_pad_crop_and_flip(channels, height, width, paddin
     offsets, flips = draw_augmentation(500, padding, flips=True, generator=generator)
     mean, std = 255 * torch.rand(2, channels, 1, 1, generator=generator)
     pixels, expected = PaddedPixels(images, padding, mean, std), crop_and_flip(images[index], padding, offsets, flips)
-    assert torch.equal(pixels.crop_and_flip(index, offsets, flips), expected)
     standardized = pixels.standardized(index, offsets, flips)
     assert torch.equal(standardized, (expected.float() - mean) / std)
     assert standardized.is_contiguous(memory_format=torch.channels_last)

@@ -33,7 +33,7 @@ def test_which_recipes_start_as_the_identity():
     assert names == skipinit_at_zero | {"fixup", "fixup-dropout", "fixup-zero-last-only", "zero-gamma"}
 
 
-@pytest.mark.parametrize("name", ["", "batch-norm", "skipinit-", "skipinit-nan", "skipinit-inf", "SkipInit", "fixup-1"])
+@pytest.mark.parametrize("name", ["", "batch-norm", "skipinit-", "skipinit-nan", "skipinit-inf", "SkipInit", "fixup-1", ["fixup"]])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match=r"choose from|not finite|Choose from"):
         get_recipe(name)

@@ -28,6 +28,7 @@ from shallowpaths.torchvision_import import import_torchvision
 
 Measured = tuple[float, str]
 PAIRS = 7
+BATCHES = 8  # whose images are made in one turn
 IMAGES = 10_000  # random ones, where CIFAR-10 is not there
 CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
 
@@ -73,13 +74,10 @@ def measure_augment_over_torchvision(device: torch.device, folder: Path | None =
     """
     data, what = images(device, folder)
     ours, count = _Run(CONFIG, data), torch.get_num_threads()
-    batches = list(zip(*(part[:8] for part in ours.plan), strict=True))
-    pictures = _Pictures(data.to("cpu"), len(batches) * CONFIG.batch_size)
+    pictures = _Pictures(data.to("cpu"), BATCHES * CONFIG.batch_size)
     torch.set_num_threads(1)
     try:
-        return _ratio(
-            lambda: list(pictures), lambda: [ours.step.batch(*b) for b in batches], device, what, pairs=5 * PAIRS
-        )
+        return _ratio(lambda: list(pictures), lambda: ours.batches(BATCHES), device, what, pairs=5 * PAIRS)
     finally:
         torch.set_num_threads(count)
 
@@ -89,13 +87,12 @@ def measure_augment_over_torchvision_batches(device: torch.device, folder: Path 
     data, what = images(device, folder)
     ours = _Run(CONFIG, data)
     v2 = import_torchvision("transforms.v2")
-    mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
     crop_and_flip = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
-    transform = v2.Compose([*crop_and_flip, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-    batches = list(zip(*(part[:8] for part in ours.plan), strict=True))
+    transform = v2.Compose([*crop_and_flip, v2.ToDtype(torch.float32, scale=True), v2.Normalize(*_mean_and_std(data))])
+    order = ours.plan[0][:BATCHES]
     return _ratio(
-        lambda: [transform(data.train_images[index]) for index, _, _ in batches],
-        lambda: [ours.step.batch(*b) for b in batches],
+        lambda: [transform(data.train_images[index]) for index in order],
+        lambda: ours.batches(BATCHES),
         device,
         what,
         pairs=5 * PAIRS,
@@ -262,6 +259,11 @@ class _Run:
         self.plan = stepping.epoch_plan(data, config, 0)
         self.number = 0
 
+    def batches(self, count: int) -> None:
+        """The images of the epoch's first `count` batches, one batch after the other."""
+        for part in zip(*(part[:count] for part in self.plan), strict=True):
+            self.step.batch(*part)
+
     def take(self) -> None:
         """The next step."""
         self.step.take(*(part[self.number % len(part)] for part in self.plan), self.config.learning_rate)
@@ -275,9 +277,8 @@ class _Pictures(torch.utils.data.Dataset):
         transforms = import_torchvision("transforms")
         self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
         self.labels = data.train_labels[:count].tolist()
-        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
+        self.transform = transforms.Compose([*steps, transforms.Normalize(*_mean_and_std(data))])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -288,6 +289,11 @@ class _Pictures(torch.utils.data.Dataset):
         if index >= len(self):
             raise IndexError(index)
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def _mean_and_std(data: Dataset) -> tuple[list[float], ...]:
+    """Of the channels, for pixels from 0 to 1."""
+    return tuple((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
 
 
 def _usual_step(

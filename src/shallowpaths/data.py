@@ -166,15 +166,11 @@ class PaddedPixels:
         self.channel_places = places[places % room < self.channels]
         self.integer = torch.int32 if self.numbers.numel() < 2**31 else torch.int64  # half the work, where it suffices
 
-    def crop_and_flip(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """As the function of that name, for the images at `index`, int64 [B]; uint8 [B, C, H, W], strided."""
-        pixels = self._gathered(index, offsets, flips)
-        return pixels.view(len(index), self.height, self.width, -1).permute(0, 3, 1, 2)[:, : self.channels]
-
     def standardized(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """The same after `Dataset.standardize`, bit for bit: float32 [B, C, H, W] in torch.channels_last.
+        """The images at `index`, int64 [B], through `crop_and_flip` and `Dataset.standardize`, to the same bits.
 
-        It works on whole rows of pixels, which lie in memory one channel after the other.
+        float32 [B, C, H, W] in torch.channels_last. It works on whole rows of pixels, which lie in memory one channel
+        after the other.
         """
         rows = self._gathered(index, offsets, flips).to(torch.float32).view(len(index) * self.height, -1)
         if len(self.channel_places) < rows.shape[1]:

@@ -5,8 +5,8 @@ thin dark line.
 """
 
 import base64
+import collections
 import contextlib
-import functools
 import io
 import itertools
 import re
@@ -59,7 +59,8 @@ LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm":
 
 _SHAPES = "osD^vP*Xph<>d"
 _MARKERS = dict(zip(NAMES, itertools.cycle(_SHAPES), strict=False))
-_OWN = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), strict=False)
+_LOOKS = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), strict=False)
+_OWN = collections.defaultdict(lambda: next(_LOOKS))  # by name, in the order in which they are drawn
 
 
 _THEMES = {
@@ -151,18 +152,13 @@ def style_of(recipe: str) -> dict[str, Any]:
     A name that the book does not have gets a look of its own when it is first drawn, and keeps it.
     """
     if recipe not in _MARKERS:
-        return _own_style(recipe)
+        marker, colour = _OWN[recipe]
+        return {"color": colour, "marker": marker, "markerfacecolor": None}
     return {
         "color": _COLOURS[_RELATIVES.get(recipe, recipe)],
         "marker": _MARKERS[recipe],
         "markerfacecolor": "none" if recipe in _RELATIVES else None,
     }
-
-
-@functools.cache
-def _own_style(name: str) -> dict[str, Any]:
-    marker, colour = next(_OWN)
-    return {"color": colour, "marker": marker, "markerfacecolor": None}
 
 
 def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
