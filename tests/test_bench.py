@@ -43,10 +43,14 @@ def test_results_are_written_as_a_list(tmp_path):
 def test_an_unknown_row_lists_the_known_ones():
     with pytest.raises(ValueError, match="step_over_bare"):
         bench.run(["step"])
+    with pytest.raises(ValueError, match="row for cpu 'depth_1000_over_eager' is unknown"):
+        bench.run(["depth_1000_over_eager"], "cpu")
 
 
-def test_names_are_unique_and_bounds_are_single():
-    assert len({r.name for r in bench.ROWS}) == len(bench.ROWS)
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_names_are_unique_on_a_device_and_bounds_are_single(kind):
+    names = [r.name for r in bench.ROWS if kind in r.kinds]
+    assert len(set(names)) == len(names)
     assert all(r.at_most is None or r.at_least is None for r in bench.ROWS)
 
 

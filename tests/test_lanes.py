@@ -6,6 +6,7 @@ from shallowpaths import stepping
 from shallowpaths.lanes import Lanes, in_lanes, train_lanes
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig
+from shallowpaths.steps import StepOptions
 from shallowpaths.training import train
 
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
@@ -134,3 +135,21 @@ def test_lanes_that_do_not_fit_in_memory_are_named():
     configs = [RunConfig(width=10**6, device="cpu", seed=seed) for seed in range(2)]
     with pytest.raises(ValueError, match=r"2 runs as lanes do not fit in memory: .* depth 16 and width 1000000"):
         train_lanes(configs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
+@pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5"])
+def test_on_a_gpu_recorded_lanes_change_rounding_only(recipe):
+    config = RunConfig(depth=10, batch_size=16, recipe=recipe, device="cuda")
+    images, labels = torch.randn(3, 2, 16, 1, 8, 8, device="cuda"), torch.randint(0, 10, (3, 2, 16), device="cuda")
+    rates, found = torch.tensor([0.01, 0.02], device="cuda"), []
+    for graph in (False, True):
+        networks = [build(config.replace(seed=seed), (1, 8, 8), 10).to("cuda") for seed in range(2)]
+        lanes = Lanes(networks, config, StepOptions(graph=graph))
+        losses = torch.stack([lanes.take(*batch, rates)[0] for batch in zip(images, labels, strict=True)])
+        lanes.write_back()
+        assert (lanes.recorded is not None) == graph
+        found.append((losses, [value for network in networks for value in network.state_dict().values()]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

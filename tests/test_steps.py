@@ -8,7 +8,7 @@ import torch
 from shallowpaths import data, stepping
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig
-from shallowpaths.steps import Step, StepOptions, default_options
+from shallowpaths.steps import Step, StepOptions, arithmetic, default_options
 
 CONVOLUTIONAL = RunConfig(depth=10, batch_size=32, steps=4, learning_rate=0.02, recipe="skipinit-0.5", device="cpu")
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
@@ -106,6 +106,21 @@ def test_a_cpu_does_not_compile_by_itself():
     assert not default_options(torch.device("cpu")).compiled
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_arithmetic_on_a_gpu_is_as_the_options_say_and_then_as_before(wanted):
+    def settings():
+        cudnn = torch.backends.cudnn
+        return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+    before = settings()
+    with arithmetic(torch.device("cuda"), StepOptions(tf32=wanted, deterministic=wanted)):
+        assert settings() == (wanted, wanted, wanted, False)
+        assert torch.backends.cudnn.enabled
+    assert settings() == before
+    with arithmetic(torch.device("cpu"), StepOptions(tf32=wanted, deterministic=wanted)):
+        assert settings() == before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
 @pytest.mark.parametrize("options", [StepOptions(compiled=True), StepOptions(graph=True)])
 @pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit"])
@@ -118,7 +133,7 @@ def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, reci
         optimizer = stepping.make_optimizer(network, config)
         step = Step(network, optimizer, digits, config, chosen)
         found.append((stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step), network))
-        assert (step.graph is not None) == chosen.graph
+        assert (step.recorded is not None) == chosen.graph
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)
     for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shallowpaths.runs import RunConfig
+from shallowpaths.steps import StepOptions
 from shallowpaths.training import train
 
 SMALL = RunConfig(network="residual-mlp", depth=10, width=32, epochs=3, batch_size=64, device="cpu")
@@ -117,3 +118,9 @@ def test_a_single_image_is_a_batch_where_it_has_a_variance_or_needs_none(setting
 def test_without_stderr_no_bar_is_shown(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert train(SMALL.replace(epochs=1)).outcome == "finished"
+
+
+def test_the_steps_options_can_be_chosen_and_change_no_bit_of_the_gather():
+    config = RunConfig(depth=10, epochs=1, batch_size=256, device="cpu")
+    plain = train(config, progress=False, options=StepOptions(gather=False))
+    assert plain.result() == train(config, progress=False).result()

@@ -33,7 +33,8 @@ MEBIBYTE = 2**20
 class Row:
     """One thing to measure: its name, the function that does it, and the bound on its value, if there is one.
 
-    `on_images` says that the function also takes the folder with CIFAR-10.
+    `on_images` says that the function also takes the folder with CIFAR-10, `kinds` on which kinds of device the row is
+    measured: a bound holds there.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     on_images: bool = False
+    kinds: tuple[str, ...] = ("cpu", "cuda", "mps")
 
     @property
     def target(self) -> str | None:
@@ -112,7 +114,21 @@ def step_peak_memory(device: torch.device) -> tuple[float, str]:
 ROWS: tuple[Row, ...] = (
     Row("step_over_bare", training.measure_step_over_bare, at_least=0.95, on_images=True),
     Row("step_over_usual", training.measure_step_over_usual, at_least=1.25, on_images=True),
-    Row("step_over_usual_width_2", partial(training.measure_step_over_usual, width=2), at_least=1.25, on_images=True),
+    Row(
+        "step_over_usual_width_2",
+        partial(training.measure_step_over_usual, width=2),
+        at_least=1.25,
+        on_images=True,
+        kinds=("cpu",),
+    ),
+    Row(
+        "step_over_usual_width_4",
+        partial(training.measure_step_over_usual, width=4),
+        at_least=10,
+        on_images=True,
+        kinds=("cuda",),
+    ),
+    Row("depth_1000_over_eager", training.measure_depth_1000_over_eager, at_least=3, kinds=("cuda",)),
     Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25, on_images=True),
     Row("augment_over_torchvision_batches", training.measure_augment_over_torchvision_batches, on_images=True),
     Row("compiled_over_eager", training.measure_compiled_over_eager, at_least=1.1, on_images=True),
@@ -121,8 +137,10 @@ ROWS: tuple[Row, ...] = (
     Row("scalar_over_none", training.measure_scalar_over_none, at_most=1.02, on_images=True),
     Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
     Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
-    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8)),
-    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32)),
+    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), at_most=2.5, kinds=("cuda",)),
+    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), at_most=2.5, kinds=("cuda",)),
     Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
     Row("flops_over_matrix_product", training.measure_achieved_flops),
     Row("first_step_seconds", training.measure_first_step),
@@ -143,17 +161,18 @@ def run(
     data_folder: where CIFAR-10's files are; without it, and without SHALLOWPATHS_DATA, images are random.
 
     Raises:
-        ValueError: no row has such a name; a device that this machine does not have.
+        ValueError: no row for this device has such a name; a device that this machine does not have.
     """
-    for name in only:
-        one_of("row", name, [row.name for row in rows])
     where = resolve_device(device)
-    chosen = [row for row in rows if not only or row.name in only]
-    results = []
+    here = [row for row in rows if where.type in row.kinds]
+    for name in only:
+        one_of(f"row for {where.type}", name, [row.name for row in here])
+    chosen = [row for row in here if not only or row.name in only]
+    said, results = f"{device_name(where)}, torch {torch.__version__}", []
     for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
         bar.set_description(row.name)
         value, detail = row.measure(where, data_folder) if row.on_images else row.measure(where)
-        results.append(Result(row.name, device_name(where), value, row.target, row.holds(value), detail))
+        results.append(Result(row.name, said, value, row.target, row.holds(value), detail))
     return results
 
 

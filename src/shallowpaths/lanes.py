@@ -20,7 +20,7 @@ from shallowpaths.data import Dataset, PaddedPixels
 from shallowpaths.networks import build, count_parameters
 from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig, RunRecord
-from shallowpaths.steps import autocast
+from shallowpaths.steps import Recorded, StepOptions, arithmetic, autocast, default_options, recorded
 
 MAY_DIFFER = ("learning_rate", "seed")
 
@@ -34,10 +34,15 @@ class Lanes:
     Args:
         networks: one a lane. They are read here, and written by `write_back`.
         config: momentum, L2 and precision of all lanes.
+        options: `graph`, `tf32` and `deterministic` are heeded; None takes the device's defaults.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], config: RunConfig):
+    def __init__(self, networks: Sequence[nn.Module], config: RunConfig, options: StepOptions | None = None):
         self.networks, self.config = networks, config
+        self.device = next(networks[0].parameters()).device
+        self.options = default_options(self.device) if options is None else options
+        self.recorded: Recorded | None = None
+        self.tried = not (self.options.graph and self.device.type == "cuda")
         self.architecture = copy.deepcopy(networks[0]).train()  # of its own: the networks change mode to be evaluated
         weights, self.buffers = torch.func.stack_module_state(list(networks))
         trained = {name for name, p in networks[0].named_parameters() if p.requires_grad}
@@ -56,6 +61,21 @@ class Lanes:
         Returns:
             Each lane's mean loss before the step and its share of right answers, [L].
         """
+        with arithmetic(self.device, self.options):
+            if not self.tried:
+                self._try(images, labels, rates)
+            return (self.recorded or self._take)(images, labels, rates)
+
+    def _try(self, *inputs: Tensor) -> None:
+        """Record the step; then weights, velocities and buffers are what they were."""
+        self.tried = True
+        stacks = [t for part in (self.weights, self.velocities, self.buffers) for t in part.values()]
+        before = [stack.clone() for stack in stacks]
+        self.recorded = recorded(self._take, inputs)
+        for stack, value in zip(stacks, before, strict=True):
+            stack.copy_(value)
+
+    def _take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         leaves = self.weights, self.fixed, self.buffers, images, labels
         gradients, (losses, logits) = self._gradients(*leaves)
         with torch.no_grad():
@@ -183,18 +203,20 @@ def _epoch(
     index, offsets, flips = (torch.stack(parts, dim=1) for parts in zip(*plans, strict=True))  # [S, L, B, ...]
     base = torch.tensor([config.learning_rate for config in configs], dtype=torch.float64)
     before, steps = stepping.steps_before(epoch, images, first.batch_size), first.total_steps(images)
+    factors = [stepping.learning_rate_factor(first.schedule, before + s, steps) for s in range(len(index))]
+    rates = torch.tensor(factors, dtype=torch.float64)[:, None] * base
+    on_device = rates.float().to(index.device)  # all at once: a copy at each step would make the host wait
     taken = []
-    for number, (chosen, shifts, mirrored) in enumerate(zip(index, offsets, flips, strict=True)):
+    for chosen, shifts, mirrored, rate in zip(index, offsets, flips, on_device, strict=True):
         flat = chosen.flatten()
         if first.augment:
             batch = pixels.standardized(flat, shifts.flatten(0, 1), mirrored.flatten())
         else:
             batch = data.standardize(data.train_images[flat])
-        rates = base * stepping.learning_rate_factor(first.schedule, before + number, steps)
         labels = data.train_labels[flat].view(chosen.shape)
-        taken.append(lanes.take(batch.unflatten(0, chosen.shape), labels, rates.to(batch.device, torch.float32)))
+        taken.append(lanes.take(batch.unflatten(0, chosen.shape), labels, rate))
     losses, correct = (torch.stack(part).cpu().double() for part in zip(*taken, strict=True))
-    return losses, correct, rates
+    return losses, correct, rates[-1]
 
 
 def _validated(network: nn.Module, data: Dataset, config: RunConfig, point: dict) -> tuple[float, dict]:

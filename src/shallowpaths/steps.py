@@ -7,7 +7,7 @@ recorded as a graph. What this machine cannot do is left out with one warning.
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,7 @@ class StepOptions:
         compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
         graph: CUDA only: the step is recorded once and replayed.
         tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
+        deterministic: CUDA only: convolutions by algorithms that give the same bits each time.
     """
 
     gather: bool = True
@@ -40,6 +41,7 @@ class StepOptions:
     compiled: bool = False
     graph: bool = False
     tf32: bool = False
+    deterministic: bool = True
 
 
 def default_options(device: torch.device) -> StepOptions:
@@ -76,7 +78,7 @@ class Step:
         compiled = self.options.compiled and isinstance(network, ResidualNetwork)
         self.forward = functools.partial(_through_compiled_blocks, network) if compiled else network
         self.on_graph = self.options.graph and self.device.type == "cuda"
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph)  # what was not asked for cannot fail
 
     def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rate: float) -> tuple[Tensor, Tensor]:
@@ -85,16 +87,11 @@ class Step:
         Returns:
             The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device.
         """
-        with _tf32(self.options.tf32 and self.device.type == "cuda"):
+        with arithmetic(self.device, self.options):
             if not self.tried:
                 self._try(index, offsets, flips)
             self._set_rate(rate)
-            if self.graph is None:
-                return self._step(index, offsets, flips)
-            for place, value in zip(self.inputs, (index, offsets, flips), strict=True):
-                place.copy_(value)
-            self.graph.replay()
-            return tuple(output.clone() for output in self.outputs)
+            return (self.recorded or self._step)(index, offsets, flips)
 
     def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
@@ -135,28 +132,47 @@ class Step:
             self.forward = self.network
         state.put_back()
         if self.on_graph:
-            try:
-                self._record(inputs)
-            except RuntimeError as error:
-                _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
-                self.graph = None
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            self.recorded = recorded(self._step, inputs)
             state.put_back()
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
-        self.inputs = tuple(value.clone() for value in inputs)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
+
+class Recorded:
+    """A function of CUDA tensors as a graph: a call replays it, and the host has one thing to do instead of thousands.
+
+    Args:
+        function: returns tensors, and changes others in place only. It is called here, a few times, for what it changes
+            to be put back by the caller.
+        inputs: what it is called with; all later calls have tensors of these shapes and types.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
+        self.inputs = [value.clone() for value in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
-                self._step(*self.inputs)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        self.optimizer.zero_grad(set_to_none=True)  # gradients get their places in the graph's own memory
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.outputs = self._step(*self.inputs)
-        self.graph = graph
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+        self.graph.replay()
+        return tuple(output.clone() for output in self.outputs)
+
+
+def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Recorded | None:
+    """The function as a graph; None, announced once, where that does not work."""
+    try:
+        return Recorded(function, inputs)
+    except RuntimeError as error:
+        _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
+        return None
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -210,15 +226,22 @@ def _compiled_block():
 
 
 @contextlib.contextmanager
-def _tf32(wanted: bool) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    if wanted:
-        torch.set_float32_matmul_precision("high")
+def arithmetic(device: torch.device, options: StepOptions) -> Iterator[None]:
+    """How CUDA multiplies within, as the options say; before and after, as torch was told. Nothing on other devices.
+
+    Each setting by itself: torch.backends.cudnn.flags would switch cuDNN off where it is not told to leave it on.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark
+    wanted = options.tf32, options.tf32, options.deterministic, False
     try:
+        convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark = wanted
         yield
     finally:
-        if wanted:
-            torch.set_float32_matmul_precision(before)
+        convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark = before
 
 
 @functools.cache

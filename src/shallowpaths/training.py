@@ -16,10 +16,9 @@ from tqdm import tqdm
 from shallowpaths import checkpoints, devices, stepping
 from shallowpaths import data as datasets
 from shallowpaths.checkpoints import Position
-from shallowpaths.data import Dataset
 from shallowpaths.networks import build, count_parameters
 from shallowpaths.runs import RunConfig, RunRecord
-from shallowpaths.steps import Step
+from shallowpaths.steps import Step, StepOptions
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,7 @@ def train(
     progress: bool = True,
     checkpoint_folder: str | os.PathLike | None = None,
     checkpoint_every: float = 60.0,
+    options: StepOptions | None = None,
 ) -> RunRecord:
     """Train the network that `config` describes and say what came of it.
 
@@ -44,6 +44,7 @@ def train(
             already. A run that was killed ends with the same result as if it had not been (on the CPU, with as many
             threads: bit for bit). The checkpoint is deleted once the run has ended.
         checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every step.
+        options: what makes the step fast; None takes the device's defaults. They change rounding at most.
 
     Raises:
         ValueError: a device that is not there, a batch larger than the training set, a run that does not fit in memory,
@@ -59,7 +60,9 @@ def train(
         network = build(config, data.image_shape, data.classes).to(device, memory_format=torch.channels_last)
         started = time.perf_counter()
         position = Position()
-        result = _run(network, data, config, position, saver, progress)
+        optimizer = stepping.make_optimizer(network, config)
+        step = Step(network, optimizer, data, config, options)
+        result = _run(step, position, saver, progress)
     if saver:
         saver.discard()
     return RunRecord(
@@ -75,20 +78,12 @@ def train(
     )
 
 
-def _run(
-    network: torch.nn.Module,
-    data: Dataset,
-    config: RunConfig,
-    position: Position,
-    saver: "_Saver | None",
-    progress: bool,
-) -> dict[str, Any]:
+def _run(step: Step, position: Position, saver: "_Saver | None", progress: bool) -> dict[str, Any]:
     """The run's outcome, curve and test results, as RunRecord's fields; from a checkpoint on, where there is one."""
-    optimizer = stepping.make_optimizer(network, config)
+    network, optimizer, data, config = step.network, step.optimizer, step.data, step.config
     images = len(data.train_images)
     if saver:
         saver.resume(network, optimizer, position)
-    step = Step(network, optimizer, data, config)
     with _progress_bar(config, images, position, progress) as bar:
 
         def on_step() -> None:
@@ -177,7 +172,7 @@ def _progress_bar(config: RunConfig, images: int, position: Position, progress: 
 
 @contextlib.contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """torch's random state follows from the seed within, and is what it was after; deterministic convolutions."""
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+    """torch's random state follows from the seed within, and is what it was after."""
+    with torch.random.fork_rng():
         torch.manual_seed(seed)  # for dropout: all else has its own generator
         yield
