@@ -24,7 +24,10 @@ RUN = RunConfig(
 
 
 CURVE = [{"epoch": 1, "train_loss": 2.0}]
-TAKEN = [(torch.tensor(2.25), torch.tensor(0.125)), (torch.tensor(1.75), torch.tensor(0.5))]  # steps of the second epoch
+TAKEN = [  # of two steps of the second epoch
+    (torch.tensor(2.25), torch.tensor(0.125)),
+    (torch.tensor(1.75), torch.tensor(0.5)),
+]
 
 
 class Killed(BaseException):

@@ -1,4 +1,6 @@
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def test_which_recipes_start_as_the_identity():
     assert names == skipinit_at_zero | {"fixup", "fixup-dropout", "fixup-zero-last-only", "zero-gamma"}
 
 
-@pytest.mark.parametrize("name", ["", "batch-norm", "skipinit-", "skipinit-nan", "skipinit-inf", "SkipInit", "fixup-1", ["fixup"]])
+@pytest.mark.parametrize(
+    "name", ["", "batch-norm", "skipinit-", "skipinit-nan", "skipinit-inf", "SkipInit", "fixup-1", ["fixup"]]
+)
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match=r"choose from|not finite|Choose from"):
         get_recipe(name)
@@ -84,3 +88,9 @@ def test_zero_blocks_are_refused():
 def test_a_recipe_has_one_name_and_its_runs_one_key(name, known):
     assert get_recipe(name).name == known
     assert RunConfig(recipe=name).key == RunConfig(recipe=known).key
+
+
+def test_the_protocol_page_says_what_every_recipe_is_and_whose():
+    page = (Path(__file__).parents[1] / "book" / "protocol.md").read_text()
+    rows = dict(re.findall(r"^\| `([^`]+)` \| .+ \| (paper|derived|ours) \|$", page, flags=re.MULTILINE))
+    assert set(rows) == {*NAMES, "skipinit-<number>"}
