@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from shallowpaths import checkpoints, stepping
+from shallowpaths import checkpoints, data, stepping
 from shallowpaths.checkpoints import Position
+from shallowpaths.lanes import Lanes
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.steps import Step
-from shallowpaths.training import train
+from shallowpaths.training import train, train_lanes
 
 RUN = RunConfig(
     recipe="regularized-skipinit", network="residual-mlp", depth=10, width=16, epochs=4, validation=0.1, device="cpu"
 )
 
 
-CURVE = [{"epoch": 1, "train_loss": 2.0}]
+RESULT = {"outcome": "running", "curve": [{"epoch": 1, "train_loss": 2.0}]}
 TAKEN = [  # of two steps of the second epoch
     (torch.tensor(2.25), torch.tensor(0.125)),
     (torch.tensor(1.75), torch.tensor(0.5)),
@@ -34,7 +35,7 @@ class Killed(BaseException):
     """What ends the first process; a class of its own, so that nothing catches it by chance."""
 
 
-def interrupt(monkeypatch, config, folder, after):
+def interrupt(monkeypatch, config, folder, after, train=train):
     """Train until `after` checkpoints are written, then stop dead."""
     saved, save = [], checkpoints.save
 
@@ -70,6 +71,43 @@ def test_a_convolutional_run_resumes_too(tmp_path, monkeypatch):
     interrupt(monkeypatch, config, tmp_path, 7)
     resumed = train(config, progress=False, checkpoint_folder=tmp_path)
     assert resumed.result() == train(config, progress=False).result()
+
+
+LANES = [RUN.replace(recipe="batchnorm", learning_rate=rate, seed=s) for rate, s in ((0.02, 0), (0.1, 0), (0.02, 1))]
+
+
+@pytest.mark.parametrize("after", [1, 20, 45])
+def test_interrupted_lanes_end_bitwise_as_uninterrupted_ones(tmp_path, monkeypatch, after):
+    configs = [*LANES, LANES[0].replace(learning_rate=1e30)]  # one that diverges
+    whole = train_lanes(configs, progress=False)
+    assert [record.outcome for record in whole] == ["finished"] * 3 + ["diverged"]
+    interrupt(monkeypatch, configs, tmp_path, after, train_lanes)
+    (file,) = tmp_path.iterdir()
+    assert file == checkpoints.path_of(tmp_path, configs)
+    steps, take = [], Lanes.take
+    monkeypatch.setattr(Lanes, "take", lambda *a: steps.append(a) or take(*a))
+    resumed = train_lanes(configs, progress=False, checkpoint_folder=tmp_path)
+    assert len(steps) == RUN.total_steps(1293) - after
+    assert [record.result() for record in resumed] == [record.result() for record in whole]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lanes_have_a_checkpoint_of_their_own_and_refuse_anothers(tmp_path, monkeypatch):
+    files = {checkpoints.path_of(tmp_path, some) for some in (LANES, LANES[:2], LANES[:1], LANES[::-1])}
+    assert len(files) == 4
+    interrupt(monkeypatch, LANES, tmp_path, 1, train_lanes)
+    (file,) = tmp_path.iterdir()
+    for others, message in ((LANES[:2], "other runs differ"), (LANES[::-1], "config: seed differ")):
+        file = file.rename(checkpoints.path_of(tmp_path, others))
+        with pytest.raises(ValueError, match=message):
+            train_lanes(others, progress=False, checkpoint_folder=tmp_path)
+    content = torch.load(file, weights_only=True)
+    name, stack = next(iter(content["states"]["weights"].items()))
+    content["states"]["weights"][name] = stack[:1]
+    file.unlink()
+    torch.save(content | {"configs": [c.to_dict() for c in LANES]}, checkpoints.path_of(tmp_path, LANES))
+    with pytest.raises(ValueError, match=f"another architecture: weights of {name} have shape"):
+        train_lanes(LANES, progress=False, checkpoint_folder=tmp_path)
 
 
 def test_a_diverged_run_resumes_to_the_same_step(tmp_path, monkeypatch):
@@ -118,7 +156,7 @@ def _kill_and_resume(
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        path = checkpoints.path_of(folder, config)
+        path = checkpoints.path_of(folder, [config])
         found = torch.load(path, weights_only=True)["position"] if path.exists() else {"epoch": 0, "taken": []}
         positions.append((found["epoch"], len(found["taken"])))
 
@@ -138,31 +176,33 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, forkserver):
     assert positions == sorted(positions)
     assert max(positions) < (400, 0)
     assert record.result() == whole.result()
-    assert not checkpoints.path_of(tmp_path, config).exists()
+    assert not checkpoints.path_of(tmp_path, [config]).exists()
+
+
+def first_step(config):
+    network = build(config, (1, 8, 8), 10)
+    return Step(network, stepping.make_optimizer(network, config), data.load(config.data), config)
 
 
 @pytest.fixture
 def saved(tmp_path):
     """A folder with the checkpoint of RUN after two steps of its second epoch, as `train` would have left it."""
-    network = build(RUN, (1, 8, 8), 10)
-    optimizer = stepping.make_optimizer(network, RUN)
-    path = checkpoints.path_of(tmp_path, RUN)
-    checkpoints.save(path, RUN, network, optimizer, Position(1, CURVE, 3.5, TAKEN))
+    path = checkpoints.path_of(tmp_path, [RUN])
+    checkpoints.save(path, [RUN], first_step(RUN), Position([RESULT], 1, 3.5, TAKEN))
     return path
 
 
 def resume(path, config=RUN):
-    network = build(config, (1, 8, 8), 10)
-    return checkpoints.restore(path, config, network, stepping.make_optimizer(network, config))
+    return checkpoints.restore(path, [config], first_step(config))
 
 
 def test_a_checkpoint_says_how_far_the_run_was(saved):
-    assert resume(saved) == Position(1, CURVE, 3.5, TAKEN)
+    assert resume(saved) == Position([RESULT], 1, 3.5, TAKEN)
 
 
 def test_a_checkpoint_of_another_config_is_refused(saved):
     other = RUN.replace(seed=5, l2=0.0)
-    saved.rename(checkpoints.path_of(saved.parent, other))
+    saved.rename(checkpoints.path_of(saved.parent, [other]))
     with pytest.raises(ValueError, match="another config: l2, seed differ"):
         train(other, progress=False, checkpoint_folder=saved.parent)
 
@@ -178,13 +218,14 @@ def test_a_checkpoint_of_another_version_is_refused(saved):
 @pytest.mark.parametrize("change", ["shape", "missing", "optimizer"])
 def test_a_checkpoint_of_another_architecture_is_refused(saved, change):
     content = torch.load(saved, weights_only=True)
-    name, weight = next(iter(content["network"].items()))
+    states = content["states"]
+    name, weight = next(iter(states["network"].items()))
     if change == "shape":
-        content["network"][name] = weight[:3]
+        states["network"][name] = weight[:3]
     elif change == "missing":
-        del content["network"][name]
+        del states["network"][name]
     else:
-        content["optimizer"]["param_groups"][0]["params"].pop()
+        states["optimizer"]["param_groups"][0]["params"].pop()
     torch.save(content, saved)
     with pytest.raises(ValueError, match="another architecture"):
         train(RUN, progress=False, checkpoint_folder=saved.parent)
@@ -204,7 +245,7 @@ class Bomb:
 def test_a_pickle_is_refused_and_not_run(saved, tmp_path, wrapped):
     bomb = Bomb(tmp_path / "exploded")
     if wrapped:
-        torch.save({"format": checkpoints.FORMAT, "network": bomb}, saved)
+        torch.save({"format": checkpoints.FORMAT, "states": bomb}, saved)
     else:
         saved.write_bytes(pickle.dumps(bomb))
     with pytest.raises(ValueError, match="holds code" if wrapped else "no checkpoint"):
@@ -250,7 +291,7 @@ def test_a_read_only_folder_is_refused():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     """The unfinished file is a link to a device that is always full, so that every write to it fails."""
-    path = checkpoints.path_of(tmp_path, RUN)
+    path = checkpoints.path_of(tmp_path, [RUN])
     path.with_name(path.name + ".unfinished").symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING):
         record = train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)

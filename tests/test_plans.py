@@ -179,14 +179,14 @@ def test_work_grows_with_depth_epochs_and_width():
 
 def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
     """On a clock by which a step takes 1 second and 1/8 for each image, at any depth."""
-    clock, step, train_epoch = [0.0], [0.0], costs.stepping.train_epoch
+    clock, taking, train_epoch = [0.0], [0.0], costs.stepping.train_epoch
 
-    def timed(network, optimizer, data, config, *rest):
-        step[0] = 1 + config.batch_size / 8
-        return train_epoch(network, optimizer, data, config, *rest)
+    def timed(step, *rest):
+        taking[0] = 1 + step.config.batch_size / 8
+        return train_epoch(step, *rest)
 
     def now():
-        clock[0] += step[0]
+        clock[0] += taking[0]
         return clock[0]
 
     monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=now))

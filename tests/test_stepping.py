@@ -7,6 +7,7 @@ from torch import nn
 from shallowpaths import data, stepping
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.runs import RunConfig
+from shallowpaths.steps import Step
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():
@@ -51,7 +52,8 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
     config = config.replace(l2=0.01, l2_on_scalars=l2_on_scalars, augment=False)
     digits = data.load("digits")
     ours, theirs = (ResidualMLP(6, 8, "skipinit-0.5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
-    result = stepping.train_epoch(ours, stepping.make_optimizer(ours, config), digits, config, 0, lambda: None)
+    step = Step(ours, stepping.make_optimizer(ours, config), digits, config)
+    result = stepping.train_epoch(step, 0, lambda: None)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     losses = []
     for index in stepping.image_order(0, 0, 1437, 400):
@@ -83,10 +85,29 @@ def test_the_first_loss_that_is_not_finite_is_found():
             return self.layer(x.flatten(1)) * (math.nan if self.calls == 3 else 1.0)
 
     network, config = Fuse(), RunConfig(batch_size=100)
-    result = stepping.train_epoch(
-        network, stepping.make_optimizer(network, config), data.load("digits"), config, 0, lambda: None
-    )
+    step, calls = Step(network, stepping.make_optimizer(network, config), data.load("digits"), config), []
+    result = stepping.train_epoch(step, 0, lambda: calls.append(network.calls))
     assert result.first_bad_step == 2
+    assert calls == [1, 2], "what came after the bad step is not to be saved"
+
+
+def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
+    losses = torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, math.inf], [math.nan, math.inf], [7.0, 8.0]])
+    taken = [(losses[0], losses[0] / 10)]
+    stepping.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses], lambda: None, taken)
+    assert len(taken) == 4
+    first, second = stepping.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
+    assert (first.loss, first.first_bad_step, first.learning_rate) == (3.0, None, 0.3)
+    assert first.accuracy == pytest.approx(0.3)
+    assert (second.first_bad_step, second.learning_rate) == (1, 4.0)
+
+
+@pytest.mark.parametrize("budget", [{"epochs": 7}, {"epochs": None, "steps": 30}])
+def test_an_epochs_rates_are_the_schedules_over_all_steps(budget):
+    config = RunConfig(batch_size=100, learning_rate=0.3, **budget)
+    steps = config.total_steps(1437)
+    found = [rate for epoch in range(config.total_epochs(1437)) for rate in stepping.epoch_rates(config, 1437, epoch)]
+    assert found == [0.3 * stepping.learning_rate_factor("paper", step, steps) for step in range(steps)]
 
 
 def test_evaluation_equals_torchs_own_over_one_batch():

@@ -24,7 +24,7 @@ def after(config, options, fused=False):
         network = network.to(memory_format=torch.channels_last)
     optimizer = stepping.make_optimizer(network, config, fused)
     step = Step(network, optimizer, digits, config, options)
-    result = stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step)
+    result = stepping.train_epoch(step, 0, lambda: None)
     return network, result
 
 
@@ -82,7 +82,7 @@ for _ in range(2):
     network = build(config, digits.image_shape, digits.classes)
     optimizer = stepping.make_optimizer(network, config)
     step = steps.Step(network, optimizer, digits, config, steps.StepOptions(compiled=True))
-    result = stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step)
+    result = stepping.train_epoch(step, 0, lambda: None)
 print(result.first_bad_step)
 """
     environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
@@ -132,7 +132,7 @@ def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, reci
         network = build(config, digits.image_shape, 10).to("cuda", memory_format=torch.channels_last)
         optimizer = stepping.make_optimizer(network, config)
         step = Step(network, optimizer, digits, config, chosen)
-        found.append((stepping.train_epoch(network, optimizer, digits, config, 0, lambda: None, step), network))
+        found.append((stepping.train_epoch(step, 0, lambda: None), network))
         assert (step.recorded is not None) == chosen.graph
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)
     for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):

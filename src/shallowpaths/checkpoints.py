@@ -1,43 +1,59 @@
 """Where an interrupted run stands, on disk: weights and numbers only, never code, so that loading one runs nothing."""
 
 import contextlib
+import hashlib
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from shallowpaths.devices import versions
 from shallowpaths.runs import RunConfig
 
 FORMAT = "shallowpaths checkpoint 2"
-FIELDS = ("position", "network", "optimizer", "generators")
+FIELDS = ("configs", "position", "states", "generators")
+
+
+class Trained(Protocol):
+    """Networks in training: what a checkpoint saves."""
+
+    device: torch.device
+
+    def states(self) -> dict[str, Any]:
+        """Weights, optimizer and whatever else a step changes: tensors and numbers, in dicts and lists."""
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Take over what `states` gave. Raises RuntimeError, ValueError or KeyError where it does not fit."""
 
 
 @dataclass
 class Position:
-    """How far a run has come.
+    """How far a run has come, or several that are trained together.
 
     Attributes:
+        results: for each run what is known of its record: its outcome, "running" until it has one, and its curve.
         epoch: the epoch that is under way, from 0.
-        curve: one point for each epoch that is done, as in RunRecord.
         seconds: training time so far.
-        taken: loss and accuracy, 0-dimensional, of each step that this epoch has taken.
+        taken: loss and accuracy of each step that this epoch has taken: one number, or one for each of several runs.
     """
 
+    results: list[dict[str, Any]]
     epoch: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     taken: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
 
-def path_of(folder: str | os.PathLike, config: RunConfig) -> Path:
-    """The file in which the checkpoint of a run lies: two configs never share one."""
-    return Path(folder).expanduser() / f"{config.key}.checkpoint"
+def path_of(folder: str | os.PathLike, configs: Sequence[RunConfig]) -> Path:
+    """The file in which the checkpoint of a run lies, or of several that are trained together: no two share one."""
+    name = configs[0].key
+    if len(configs) > 1:
+        name = f"{hashlib.sha256(' '.join(c.key for c in configs).encode()).hexdigest()[: len(name)]}-lanes"
+    return Path(folder).expanduser() / f"{name}.checkpoint"
 
 
 def prepare(folder: str | os.PathLike) -> None:
@@ -59,9 +75,7 @@ def prepare(folder: str | os.PathLike) -> None:
         raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
 
 
-def save(
-    path: Path, config: RunConfig, network: nn.Module, optimizer: torch.optim.Optimizer, position: Position
-) -> None:
+def save(path: Path, configs: Sequence[RunConfig], trained: Trained, position: Position) -> None:
     """Write a checkpoint. Whenever the process is killed, the file holds either the old or the new one, whole.
 
     Raises:
@@ -69,12 +83,11 @@ def save(
     """
     content = {
         "format": FORMAT,
-        "config": config.to_dict(),
+        "configs": [config.to_dict() for config in configs],
         "versions": _versions(),
         "position": vars(position) | {"taken": _table(position.taken)},
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generators": _generators(config.device),
+        "states": trained.states(),
+        "generators": _generators(trained.device.type),
     }
     unfinished = path.with_name(path.name + ".unfinished")
     try:
@@ -91,16 +104,17 @@ def save(
     _sync_folder(path.parent)
 
 
-def restore(path: Path, config: RunConfig, network: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put network, optimizer and torch's generators where the checkpoint has them, and say how far the run was.
+def restore(path: Path, configs: Sequence[RunConfig], trained: Trained) -> Position:
+    """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
 
     Raises:
         ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
     """
     content = _read(path)
-    if RunConfig.from_dict(content["config"]) != config:
-        differ = sorted(k for k, v in config.to_dict().items() if content["config"].get(k) != v)
-        raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ)} differ")
+    if [RunConfig.from_dict(found) for found in content["configs"]] != list(configs):
+        pairs = list(zip(configs, content["configs"], strict=False))
+        differ = sorted({k for mine, found in pairs for k, v in mine.to_dict().items() if found.get(k) != v})
+        raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
     if content["versions"] != _versions():
         was, now = (
             ", ".join(f"{name} {number}" for name, number in v.items()) for v in (content["versions"], _versions())
@@ -110,22 +124,18 @@ def restore(path: Path, config: RunConfig, network: nn.Module, optimizer: torch.
             "Delete it to start the run afresh, or resume it with the versions that it was made with"
         )
     try:
-        network.load_state_dict(content["network"])
-        optimizer.load_state_dict(content["optimizer"])
+        trained.load(content["states"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
-    for group in optimizer.param_groups:
-        group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
     for device, state in content["generators"].items():
         {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
-    device = next(network.parameters()).device
-    taken = [tuple(step) for step in content["position"]["taken"].to(device)]
+    taken = [tuple(step) for step in content["position"]["taken"].to(trained.device)]
     return Position(**content["position"] | {"taken": taken})
 
 
 def _table(taken: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """What steps came to, [S, 2]: as one tensor, for an epoch may have thousands."""
+    """What steps came to, [S, 2] or [S, 2, L]: as one tensor, for an epoch may have thousands."""
     return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
 
 

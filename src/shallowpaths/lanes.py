@@ -5,21 +5,17 @@ Small batches of small networks leave a device idle, and then many lanes cost ha
 """
 
 import copy
-import math
-import os
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shallowpaths import data as datasets
-from shallowpaths import devices, stepping
+from shallowpaths import stepping
 from shallowpaths.data import Dataset, PaddedPixels
-from shallowpaths.networks import build, count_parameters
 from shallowpaths.recipes import get_recipe
-from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.runs import RunConfig
 from shallowpaths.steps import Recorded, StepOptions, arithmetic, autocast, default_options, recorded
 
 MAY_DIFFER = ("learning_rate", "seed")
@@ -69,7 +65,7 @@ class Lanes:
     def _try(self, *inputs: Tensor) -> None:
         """Record the step; then weights, velocities and buffers are what they were."""
         self.tried = True
-        stacks = [t for part in (self.weights, self.velocities, self.buffers) for t in part.values()]
+        stacks = [stack for part in self.states().values() for stack in part.values()]
         before = [stack.clone() for stack in stacks]
         self.recorded = recorded(self._take, inputs)
         for stack, value in zip(stacks, before, strict=True):
@@ -94,6 +90,21 @@ class Lanes:
                 stack = next(part for part in (self.weights, self.fixed, self.buffers) if name in part)
                 value.copy_(stack[name][lane])
 
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """What steps change, in stacks of all lanes."""
+        return {"weights": self.weights, "velocities": self.velocities, "buffers": self.buffers}
+
+    @torch.no_grad()
+    def load(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Take over what `states` gave."""
+        for part, stacks in self.states().items():
+            for name, stack in stacks.items():
+                found = states[part][name]
+                if found.shape != stack.shape:
+                    raise ValueError(f"{part} of {name} have shape {tuple(found.shape)}, not {tuple(stack.shape)}")
+                stack.copy_(found)
+        self.write_back()
+
     def _loss(self, weights: dict, fixed: dict, buffers: dict, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with autocast(images.device, self.config.precision):
             logits = torch.func.functional_call(self.architecture, (weights, fixed, buffers), images)
@@ -101,44 +112,54 @@ class Lanes:
         return F.cross_entropy(logits, labels), logits
 
 
-def train_lanes(configs: Sequence[RunConfig], data_folder: str | os.PathLike | None = None) -> list[RunRecord]:
-    """Train all configs at the same time, and return their records in the same order.
+class LaneRuns:
+    """Runs in training as lanes, each on its own images in its own order.
 
-    Each step is `train`'s to rounding. Where training is chaotic, at the largest rates that still train, many steps make
-    more of a rounding, and the results part. A record's seconds are its share of the whole.
-
-    Raises:
-        ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
-            does not draw as a run alone does; the lanes do not fit in memory together; and what `train` refuses.
+    Args:
+        networks: one for each run; after an epoch they hold what the lanes have learned.
+        configs: of the runs, see `check_lanes`.
     """
-    configs = _one_architecture(configs)
-    first = configs[0]
-    device = devices.resolve_device(first.device)
-    data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
-    stepping.check_batch(first, len(data.train_images))
-    started = time.perf_counter()
-    with stepping.named_if_too_large(first, len(configs)):
-        networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
-        results = _train(Lanes(networks, first), configs, data)
-    return [
-        RunRecord(
-            config=config,
-            parameters=count_parameters(networks[0]),
-            data_checksum=data.checksum,
-            train_images=len(data.train_images),
-            seconds=round((time.perf_counter() - started) / len(configs), 3),
-            lanes=len(configs),
-            device_name=devices.device_name(device),
-            versions=devices.versions(),
-            commit=devices.commit(),
-            **result,
-        )
-        for config, result in zip(configs, results, strict=True)
-    ]
+
+    def __init__(
+        self, networks: Sequence[nn.Module], data: Dataset, configs: Sequence[RunConfig], options: StepOptions | None
+    ):
+        self.networks, self.data, self.configs = networks, data, configs
+        self.lanes = Lanes(networks, configs[0], options)
+        self.device = self.lanes.device
+        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if configs[0].augment else None
+
+    def epoch(
+        self, epoch: int, on_step: Callable[[], object], taken: list[tuple[Tensor, Tensor]]
+    ) -> list[stepping.EpochResult]:
+        """One epoch of every run, as `stepping.train_epoch`."""
+        plans = [stepping.epoch_plan(self.data, config, epoch) for config in self.configs]
+        plan = (torch.stack(parts, dim=1) for parts in zip(*plans, strict=True))  # [S, L, B, ...]
+        rates = [stepping.epoch_rates(config, len(self.data.train_images), epoch) for config in self.configs]
+        on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
+        stepping.take_steps(self._take, zip(*plan, on_device, strict=True), on_step, taken)
+        self.lanes.write_back()
+        return stepping.epoch_results(taken, *rates)
+
+    def states(self) -> dict[str, Any]:
+        """As `steps.Step.states`."""
+        return self.lanes.states()
+
+    def load(self, states: dict[str, Any]) -> None:
+        """As `steps.Step.load`."""
+        self.lanes.load(states)
+
+    def _take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        flat = index.flatten()
+        if self.pixels is not None:
+            images = self.pixels.standardized(flat, offsets.flatten(0, 1), flips.flatten())
+        else:
+            images = self.data.standardize(self.data.train_images[flat])
+        labels = self.data.train_labels[flat].view(index.shape)
+        return self.lanes.take(images.unflatten(0, index.shape), labels, rates)
 
 
 def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
-    """The configs in groups of at most `lanes` that `train_lanes` takes, in the order of each group's first."""
+    """The configs in groups of at most `lanes` that `check_lanes` passes, in the order of each group's first."""
     groups: list[list[RunConfig]] = []
     open_groups: dict[str, list[RunConfig]] = {}
     for config in configs:
@@ -151,86 +172,17 @@ def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
     return groups
 
 
-def _one_architecture(configs: Sequence[RunConfig]) -> list[RunConfig]:
+def check_lanes(configs: Sequence[RunConfig]) -> None:
+    """Refuse with a ValueError what cannot be trained as lanes."""
     if not configs:
         raise ValueError("there is no config to train")
-    configs = [config.replace(device=devices.resolve_device(config.device).type) for config in configs]
     settings = [config.to_dict() for config in configs]
     differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
     if differing:
         raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
     if _has_dropout(configs[0]):
         raise ValueError(f"recipe {configs[0].recipe!r} has dropout: its runs cannot be trained as lanes")
-    return configs
 
 
 def _has_dropout(config: RunConfig) -> bool:
     return get_recipe(config.recipe).dropout and config.dropout > 0
-
-
-def _train(lanes: Lanes, configs: Sequence[RunConfig], data: Dataset) -> list[dict]:
-    """Every lane's outcome, curve and test results, as RunRecord's fields."""
-    first, images = configs[0], len(data.train_images)
-    results: list[dict] = [{"outcome": "running", "curve": []} for _ in configs]
-    pixels, after = PaddedPixels(data.train_images, data.padding, data.mean, data.std), 0
-    for epoch in range(first.total_epochs(images)):
-        losses, correct, rates = _epoch(lanes, configs, data, pixels, epoch)
-        before, after = after, after + len(losses)
-        lanes.write_back()
-        for lane, result in enumerate(results):
-            if result["outcome"] == "diverged":
-                continue
-            bad = (~torch.isfinite(losses[:, lane])).nonzero()
-            point = {"epoch": epoch + 1, "learning_rate": float(rates[lane])}
-            point |= {"train_loss": float(losses[:, lane].mean()), "train_accuracy": float(correct[:, lane].mean())}
-            loss, point = _validated(lanes.networks[lane], data, first, point) if not len(bad) else (0.0, point)
-            if len(bad) or not math.isfinite(loss):
-                step = before + int(bad[0]) if len(bad) else after
-                result |= {"outcome": "diverged", "diverged_step": step}
-            else:
-                result["curve"].append(point)
-        if all(result["outcome"] == "diverged" for result in results):
-            break
-    return [_tested(network, data, first, r, after) for network, r in zip(lanes.networks, results, strict=True)]
-
-
-def _epoch(
-    lanes: Lanes, configs: Sequence[RunConfig], data: Dataset, pixels: PaddedPixels, epoch: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses and accuracies of one epoch's steps, float64 [S, L], and the last step's rates [L]."""
-    first, images = configs[0], len(data.train_images)
-    plans = [stepping.epoch_plan(data, config, epoch) for config in configs]
-    index, offsets, flips = (torch.stack(parts, dim=1) for parts in zip(*plans, strict=True))  # [S, L, B, ...]
-    base = torch.tensor([config.learning_rate for config in configs], dtype=torch.float64)
-    before, steps = stepping.steps_before(epoch, images, first.batch_size), first.total_steps(images)
-    factors = [stepping.learning_rate_factor(first.schedule, before + s, steps) for s in range(len(index))]
-    rates = torch.tensor(factors, dtype=torch.float64)[:, None] * base
-    on_device = rates.float().to(index.device)  # all at once: a copy at each step would make the host wait
-    taken = []
-    for chosen, shifts, mirrored, rate in zip(index, offsets, flips, on_device, strict=True):
-        flat = chosen.flatten()
-        if first.augment:
-            batch = pixels.standardized(flat, shifts.flatten(0, 1), mirrored.flatten())
-        else:
-            batch = data.standardize(data.train_images[flat])
-        labels = data.train_labels[flat].view(chosen.shape)
-        taken.append(lanes.take(batch.unflatten(0, chosen.shape), labels, rate))
-    losses, correct = (torch.stack(part).cpu().double() for part in zip(*taken, strict=True))
-    return losses, correct, rates[-1]
-
-
-def _validated(network: nn.Module, data: Dataset, config: RunConfig, point: dict) -> tuple[float, dict]:
-    if not len(data.validation_images):
-        return 0.0, point
-    held = data.validation_images, data.validation_labels
-    loss, accuracy = stepping.evaluate(network, data, *held, config.precision)
-    return loss, point | {"validation_loss": loss, "validation_accuracy": accuracy}
-
-
-def _tested(network: nn.Module, data: Dataset, config: RunConfig, result: dict, steps: int) -> dict:
-    if result["outcome"] == "diverged":
-        return result
-    loss, accuracy = stepping.evaluate(network, data, data.test_images, data.test_labels, config.precision)
-    if not math.isfinite(loss):
-        return result | {"outcome": "diverged", "diverged_step": steps}
-    return result | {"outcome": "finished", "test_loss": loss, "test_accuracy": accuracy}

@@ -5,7 +5,7 @@ Order and augmentation are functions of (seed, epoch) alone, so that any epoch c
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,16 @@ def epoch_plan(data: Dataset, config: RunConfig, epoch: int) -> tuple[Tensor, Te
     return tuple(part.to(data.train_images.device) for part in parts)
 
 
+def epoch_rates(config: RunConfig, images: int, epoch: int) -> list[float]:
+    """The learning rate of each of an epoch's steps."""
+    steps, (first, last) = (
+        config.total_steps(images),
+        (steps_before(e, images, config.batch_size) for e in (epoch, epoch + 1)),
+    )
+    factors = (learning_rate_factor(config.schedule, step, steps) for step in range(first, min(last, steps)))
+    return [config.learning_rate * factor for factor in factors]
+
+
 def check_batch(config: RunConfig, images: int) -> None:
     """Refuse with a ValueError a batch of which no step can be taken. images: of the training split."""
     if config.batch_size == 1 and config.network == "residual-mlp" and get_recipe(config.recipe).normalizes_end:
@@ -112,71 +122,80 @@ def named_if_too_large(config: RunConfig, runs: int = 1) -> Iterator[None]:
 
 @dataclass
 class EpochResult:
-    """What an epoch of training came to: means over its steps."""
+    """What an epoch of training came to for one run: means over its steps."""
 
     loss: float
     accuracy: float
+    learning_rate: float  # of the last step
     first_bad_step: int | None  # within the epoch, the first step whose loss was not finite
 
 
 def train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.SGD,
-    data: Dataset,
-    config: RunConfig,
-    epoch: int,
-    on_step: Callable[[], object],
-    step: Step | None = None,
-    taken: list[tuple[Tensor, Tensor]] | None = None,
+    step: Step, epoch: int, on_step: Callable[[], object], taken: list[tuple[Tensor, Tensor]] | None = None
 ) -> EpochResult:
-    """One epoch of steps, each followed by `on_step()`. Stops early once a loss was not finite.
+    """One epoch of a run's steps, each followed by `on_step()`. Stops early once a loss was not finite.
 
-    Args:
-        step: of this network and optimizer. A run of many epochs makes it once; None makes it here.
-        taken: loss and accuracy of each step that was taken already, where the epoch was interrupted. It grows by each
-            step's own, so that `on_step` can save it; the epoch goes on behind it.
+    taken: loss and accuracy of each step that was taken already, where the epoch was interrupted. It grows by each
+        step's own, so that `on_step` can save it; the epoch goes on behind it.
     """
-    step = Step(network, optimizer, data, config) if step is None else step
     taken = [] if taken is None else taken
-    first = steps_before(epoch, len(data.train_images), config.batch_size)
-    steps = config.total_steps(len(data.train_images))
-    watch = _Watch(data.train_images.device)
-    network.train()
-    batches = enumerate(zip(*epoch_plan(data, config, epoch), strict=True))
-    for number, batch in itertools.islice(batches, len(taken), None):
-        rate = config.learning_rate * learning_rate_factor(config.schedule, first + number, steps)
-        taken.append(step.take(*batch, rate))
+    rates = epoch_rates(step.config, len(step.data.train_images), epoch)
+    step.network.train()
+    take_steps(step.take, zip(*epoch_plan(step.data, step.config, epoch), rates, strict=True), on_step, taken)
+    return epoch_results(taken, rates)[0]
+
+
+def take_steps(
+    take: Callable[..., tuple[Tensor, Tensor]],
+    batches: Iterable[tuple],
+    on_step: Callable[[], object],
+    taken: list[tuple[Tensor, Tensor]],
+) -> None:
+    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch behind those that are there already.
+
+    Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
+    """
+    watch = _Watch()
+    for number, batch in itertools.islice(enumerate(batches), len(taken), None):
+        taken.append(take(*batch))
         if watch.has_seen_the_end(number, taken[-1][0]):
             break
         on_step()
-    losses, correct = (torch.stack(values).cpu().double() for values in zip(*taken, strict=True))
-    bad = (~torch.isfinite(losses)).nonzero()
-    return EpochResult(float(losses.mean()), float(correct.mean()), int(bad[0]) if len(bad) else None)
+
+
+def epoch_results(taken: list[tuple[Tensor, Tensor]], *rates: list[float]) -> list[EpochResult]:
+    """Each run's result, from what its steps came to. rates: each run's, step by step."""
+    losses, correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
+    results = []
+    for run, mine in enumerate(rates):
+        bad = (~torch.isfinite(losses[:, run])).nonzero()
+        means = float(losses[:, run].mean()), float(correct[:, run].mean())
+        results.append(EpochResult(*means, mine[len(taken) - 1], int(bad[0]) if len(bad) else None))
+    return results
 
 
 class _Watch:
     """Looks for a loss that is not finite, without making a GPU wait: it reads what was copied LOOK_EVERY steps ago."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self) -> None:
         self.copied: tuple[Tensor, torch.cuda.Event | None] | None = None
 
     def has_seen_the_end(self, number: int, loss: Tensor) -> bool:
-        """Whether the run has diverged, as far as is known after step `number`."""
-        if self.device.type == "cpu":
-            return not torch.isfinite(loss)
+        """Whether every run has diverged, as far as is known after step `number`."""
+        if loss.device.type == "cpu":
+            return not torch.isfinite(loss).any()
         if (number + 1) % LOOK_EVERY:
             return False
         earlier, self.copied = self.copied, self._copy(loss)
         if earlier is None or (earlier[1] is not None and not earlier[1].query()):
             return False
-        return not torch.isfinite(earlier[0])
+        return not torch.isfinite(earlier[0]).any()
 
     def _copy(self, loss: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:
-        if self.device.type != "cuda":
+        if loss.device.type != "cuda":
             return loss, None
         event = torch.cuda.Event()
-        copy = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+        copy = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
         event.record()
         return copy, event
 

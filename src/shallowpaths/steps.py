@@ -9,6 +9,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,17 @@ class Step:
             images = self.data.standardize(images)
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout), self.data.train_labels[index]
+
+    def states(self) -> dict[str, Any]:
+        """Weights, moving averages and the optimizer's velocities, for a checkpoint."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Take over what `states` gave, before the first step."""
+        self.network.load_state_dict(states["network"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
 
     def _step(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = self.batch(index, offsets, flips)

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from shallowpaths import stepping
 from shallowpaths.devices import resolve_device
-from shallowpaths.lanes import in_lanes, train_lanes
+from shallowpaths.lanes import in_lanes
 from shallowpaths.plans.costs import images_of, work
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.stores import Store
-from shallowpaths.training import train
+from shallowpaths.training import train, train_lanes
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how often to look whether another process has finished what we wait for
@@ -48,7 +48,7 @@ def sweep(
         processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
             cannot use several threads well. Needs a store, over which the processes agree.
         lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.lanes`). Each step is
-            the same to rounding; nothing is saved between their start and their end. 1 by default: on a CPU, a process
+            the same to rounding. 1 by default: on a CPU, a process
             for each core does better. Where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
 
     Raises:
@@ -129,7 +129,7 @@ def _trained(
     data_folder: str | os.PathLike | None, progress: bool, checkpoints: Path | None, group: list[RunConfig]
 ) -> list[RunRecord]:
     if len(group) > 1:
-        return train_lanes(group, data_folder)
+        return train_lanes(group, data_folder, progress, checkpoints)
     return [train(config, data_folder, progress, checkpoint_folder=checkpoints) for config in group]
 
 

@@ -15,6 +15,7 @@ from shallowpaths.devices import resolve_device
 from shallowpaths.networks import build
 from shallowpaths.recipes import get_recipe
 from shallowpaths.runs import RunConfig, blocks_of
+from shallowpaths.steps import Step
 
 TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000}
 IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -109,7 +110,8 @@ def _step_seconds(config: RunConfig) -> float:
     """Seconds of one training step: the median over a few, on images of noise."""
     data = _noise(config)
     network = build(config, data.image_shape, data.classes).to(config.device, memory_format=torch.channels_last)
-    optimizer, times = stepping.make_optimizer(network, config), []
+    config = config.replace(epochs=2)
+    step, times = Step(network, stepping.make_optimizer(network, config), data, config), []
 
     def note_time() -> None:
         if config.device == "cuda":
@@ -118,7 +120,7 @@ def _step_seconds(config: RunConfig) -> float:
 
     for epoch in range(2):  # the first warms up
         times.clear()
-        stepping.train_epoch(network, optimizer, data, config.replace(epochs=2), epoch, note_time)
+        stepping.train_epoch(step, epoch, note_time)
     return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 
