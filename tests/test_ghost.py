@@ -148,3 +148,13 @@ def test_a_chunk_without_variance_is_refused():
         GhostBatchNorm(3, 4)(torch.randn(9, 3))
     with pytest.raises(ValueError, match="no channels"):
         GhostBatchNorm(3, 4).eval()(torch.randn(9))
+
+
+def test_autocast_rounds_no_moving_average():
+    x = torch.randn(50, 6, 4, 4)
+    exact, cast = (GhostBatchNorm(6, 16) for _ in range(2))
+    exact(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast(x)
+    assert torch.equal(cast.running_mean, exact.running_mean)
+    assert torch.equal(cast.running_var, exact.running_var)

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,6 +116,8 @@ def test_what_no_lane_can_do_is_refused():
         train_lanes([CONNECTED, CONNECTED.replace(depth=10, batch_size=8)])
     with pytest.raises(ValueError, match="has dropout"):
         train_lanes([CONNECTED.replace(recipe="regularized-skipinit")])
+    with pytest.raises(ValueError, match="has batch normalization, which torch does not stack in bfloat16"):
+        train_lanes([CONNECTED.replace(precision="bfloat16")])
     with pytest.raises(ValueError, match="no config"):
         train_lanes([])
     with pytest.raises(ValueError, match="batch_size 2000"):
@@ -135,6 +140,24 @@ def test_lanes_that_do_not_fit_in_memory_are_named():
     configs = [RunConfig(width=10**6, device="cpu", seed=seed) for seed in range(2)]
     with pytest.raises(ValueError, match=r"2 runs as lanes do not fit in memory: .* depth 16 and width 1000000"):
         train_lanes(configs)
+
+
+def test_lanes_that_nobody_holds_are_freed_at_once():
+    """Without the garbage collector: on a GPU, whole sweeps of them would fill the memory before it comes by."""
+    networks = [build(CONNECTED.replace(seed=seed), (1, 8, 8), 10) for seed in range(2)]
+    lanes = Lanes(networks, CONNECTED)
+    freed, data = [], (torch.randn(2, 5, 1, 8, 8), torch.randint(0, 10, (2, 5)))
+    lanes.take(*data, torch.tensor([0.1, 0.1]))  # torch's first use of vmap in a process holds on to what it saw
+    for _ in range(2):
+        lanes = Lanes(networks, CONNECTED)
+        weakref.finalize(lanes, freed.append, True)
+        lanes.take(*data, torch.tensor([0.1, 0.1]))
+        gc.disable()
+        try:
+            del lanes
+            assert freed.pop()
+        finally:
+            gc.enable()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")

@@ -121,7 +121,30 @@ def test_arithmetic_on_a_gpu_is_as_the_options_say_and_then_as_before(wanted):
         assert settings() == before
 
 
+def test_arithmetic_and_torchs_newer_settings_do_not_meet():
+    """In a process of its own: once they were used, torch refuses to read the older settings."""
+    program = """
+import torch
+from shallowpaths.steps import StepOptions, arithmetic
+cuda = torch.device("cuda")
+torch.set_float32_matmul_precision("medium")
+with arithmetic(cuda, StepOptions(tf32=True)):
+    assert torch.get_float32_matmul_precision() == "high"
+assert torch.get_float32_matmul_precision() == "medium"
+torch.set_float32_matmul_precision("highest")
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+for wanted in (True, False):
+    with arithmetic(cuda, StepOptions(tf32=wanted)):
+        assert [place.fp32_precision for place in places] == ["tf32" if wanted else "ieee"] * 2
+assert [place.fp32_precision for place in places] == ["tf32", "ieee"]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("options", [StepOptions(compiled=True), StepOptions(graph=True)])
 @pytest.mark.parametrize("recipe", ["batchnorm", "regularized-skipinit"])
 def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, recipe):
@@ -134,6 +157,7 @@ def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, reci
         step = Step(network, optimizer, digits, config, chosen)
         found.append((stepping.train_epoch(step, 0, lambda: None), network))
         assert (step.recorded is not None) == chosen.graph
+        assert (step.forward is not network) == chosen.compiled
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)
     for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

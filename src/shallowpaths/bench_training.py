@@ -3,6 +3,7 @@
 Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
 """
 
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -20,7 +21,7 @@ from shallowpaths import data as datasets
 from shallowpaths import stepping
 from shallowpaths.data import Dataset
 from shallowpaths.ghost import GhostBatchNorm
-from shallowpaths.lanes import Lanes
+from shallowpaths.lanes import LaneRuns
 from shallowpaths.networks import build
 from shallowpaths.runs import RunConfig
 from shallowpaths.steps import Step, StepOptions, arithmetic, default_options, recorded
@@ -121,7 +122,8 @@ def measure_compiled_over_eager(device: torch.device, folder: Path | None = None
 def measure_depth_1000_over_eager(device: torch.device) -> Measured:
     """Steps per second at depth 1000 with this device's defaults over those of the same step in eager mode."""
     data, config = random_images(device), CONFIG.replace(depth=1000)
-    ours, eager = _Run(config, data), _Run(config, data, StepOptions())
+    uncompiled = dataclasses.replace(default_options(device), compiled=False, graph=False)
+    ours, eager = _Run(config, data), _Run(config, data, uncompiled)
     return _ratio(eager.take, ours.take, device, f"WRN-1000-1, batch {config.batch_size}")
 
 
@@ -187,11 +189,11 @@ def measure_lanes(device: torch.device, batch: int) -> Measured:
     data, lanes = random_images(device), 8
     config = CONFIG.replace(batch_size=batch)
     one = _Run(config, data)
-    many = Lanes([build(config.replace(seed=s), data.image_shape, 10).to(device) for s in range(lanes)], config)
-    inputs, labels = one.step.batch(*(part[0] for part in one.plan))
-    inputs, labels = inputs.expand(lanes, *inputs.shape), labels.expand(lanes, -1)
-    rates = torch.full((lanes,), 1e-4, device=device)
-    value, detail = _ratio(lambda: many.take(inputs, labels, rates), one.take, device, f"batch {batch}", pairs=4)
+    networks = [build(config.replace(seed=s), data.image_shape, 10).to(device) for s in range(lanes)]
+    many = LaneRuns(networks, data, [config.replace(seed=s) for s in range(lanes)], None)
+    batch_of_each = [torch.stack([part[0]] * lanes) for part in one.plan]
+    rates = torch.full((lanes,), config.learning_rate, device=device)
+    value, detail = _ratio(lambda: many.take(*batch_of_each, rates), one.take, device, f"batch {batch}", pairs=4)
     return value, f"{detail}; one after the other costs {lanes}"
 
 
@@ -212,11 +214,14 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
 
 
-def measure_first_step(device: torch.device) -> Measured:
-    """Seconds of a new network's first step, with the device's defaults."""
-    run = _Run(CONFIG, random_images(device))
-    first, later = seconds(run.take, device), statistics.median(seconds(run.take, device) for _ in range(PAIRS))
-    return first, f"later ones {later:.3f} s; {default_options(device)}"
+def measure_first_step(device: str) -> Measured:
+    """Seconds of a first step with the device's defaults, compiled without any cache. For a process of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        where = torch.device(device)
+        run = _Run(CONFIG, random_images(where))
+        first, later = seconds(run.take, where), statistics.median(seconds(run.take, where) for _ in range(PAIRS))
+    return first, f"later ones {later:.3f} s; {default_options(where)}"
 
 
 def one_step(device: str) -> None:

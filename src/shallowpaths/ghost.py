@@ -67,8 +67,8 @@ class GhostBatchNorm(nn.BatchNorm2d):
         else:
             age = torch.arange(chunks - 1, -1, -1, device=means.device, dtype=means.dtype)
             shares, kept = self.momentum * (1 - self.momentum) ** age, (1 - self.momentum) ** chunks
-        self.running_mean.mul_(kept).add_(shares @ means)
-        self.running_var.mul_(kept).add_(shares @ variances)
+        for average, statistics in ((self.running_mean, means), (self.running_var, variances)):
+            average.mul_(kept).add_((shares[:, None] * statistics).sum(0))  # no matrix product: autocast would round it
 
 
 def ghost_normalize(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> Tensors:

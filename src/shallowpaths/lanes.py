@@ -5,6 +5,7 @@ Small batches of small networks leave a device idle, and then many lanes cost ha
 """
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ class Lanes:
         self.fixed = {name: p.detach() for name, p in weights.items() if name not in trained}
         self.weights = {name: p.detach() for name, p in weights.items() if name in trained}
         self.velocities = {name: torch.zeros_like(p) for name, p in self.weights.items()}
-        self._gradients = torch.vmap(torch.func.grad_and_value(self._loss, has_aux=True))
+        loss = functools.partial(_loss, self.architecture, config.precision)  # no method: it would keep the lanes alive
+        self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every lane.
@@ -105,11 +107,20 @@ class Lanes:
                 stack.copy_(found)
         self.write_back()
 
-    def _loss(self, weights: dict, fixed: dict, buffers: dict, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with autocast(images.device, self.config.precision):
-            logits = torch.func.functional_call(self.architecture, (weights, fixed, buffers), images)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, labels), logits
+
+def _loss(
+    architecture: nn.Module,
+    precision: str,
+    weights: dict[str, Tensor],
+    fixed: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    with autocast(images.device, precision):
+        logits = torch.func.functional_call(architecture, (weights, fixed, buffers), images)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels), logits
 
 
 class LaneRuns:
@@ -136,7 +147,7 @@ class LaneRuns:
         plan = (torch.stack(parts, dim=1) for parts in zip(*plans, strict=True))  # [S, L, B, ...]
         rates = [stepping.epoch_rates(config, len(self.data.train_images), epoch) for config in self.configs]
         on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
-        stepping.take_steps(self._take, zip(*plan, on_device, strict=True), on_step, taken)
+        stepping.take_steps(self.take, zip(*plan, on_device, strict=True), on_step, taken)
         self.lanes.write_back()
         return stepping.epoch_results(taken, *rates)
 
@@ -148,7 +159,8 @@ class LaneRuns:
         """As `steps.Step.load`."""
         self.lanes.load(states)
 
-    def _take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of every run: as `steps.Step.take`, with each run's own images [L, B], offsets, flips and rate."""
         flat = index.flatten()
         if self.pixels is not None:
             images = self.pixels.standardized(flat, offsets.flatten(0, 1), flips.flatten())
@@ -165,7 +177,7 @@ def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
     for config in configs:
         shared = config.replace(seed=0, learning_rate=1.0).key
         group = open_groups.get(shared)
-        if group is None or len(group) == lanes or _has_dropout(config):
+        if group is None or len(group) == lanes or _only_alone(config):
             groups.append(group := [])
             open_groups[shared] = group
         group.append(config)
@@ -180,9 +192,15 @@ def check_lanes(configs: Sequence[RunConfig]) -> None:
     differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
     if differing:
         raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
-    if _has_dropout(configs[0]):
-        raise ValueError(f"recipe {configs[0].recipe!r} has dropout: its runs cannot be trained as lanes")
+    if reason := _only_alone(configs[0]):
+        raise ValueError(f"recipe {configs[0].recipe!r} has {reason}: its runs cannot be trained as lanes")
 
 
-def _has_dropout(config: RunConfig) -> bool:
-    return get_recipe(config.recipe).dropout and config.dropout > 0
+def _only_alone(config: RunConfig) -> str | None:
+    """What a run has that no lane can have."""
+    recipe = get_recipe(config.recipe)
+    if recipe.dropout and config.dropout > 0:
+        return "dropout"
+    if recipe.normalizes_end and config.precision == "bfloat16":  # torch's rule for lanes takes float32 statistics only
+        return "batch normalization, which torch does not stack in bfloat16"
+    return None

@@ -19,7 +19,7 @@ from shallowpaths.steps import Step, autocast
 
 EVALUATION_BATCH = 1000
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # torch's words on CPUs and GPUs
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # on CPUs and GPUs
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:

@@ -6,6 +6,7 @@ recorded as a graph. What this machine cannot do is left out with one warning.
 
 import contextlib
 import functools
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from shallowpaths.runs import RunConfig
 
 log = logging.getLogger(__name__)
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
-VARIANTS = 64  # compiled kinds of residual block that may live in one process; torch stops at 8
+VARIANTS = 4096  # compiled kinds of residual block that may live in one process; torch stops at 8, then says nothing
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class StepOptions:
         compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
         graph: CUDA only: the step is recorded once and replayed.
         tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
-        deterministic: CUDA only: convolutions by algorithms that give the same bits each time.
+        deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
+            with torch 2.11 or newer.
     """
 
     gather: bool = True
@@ -76,8 +78,9 @@ class Step:
         self.options = default_options(self.device) if options is None else options
         gathers = self.options.gather and config.augment
         self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if gathers else None
-        compiled = self.options.compiled and isinstance(network, ResidualNetwork)
-        self.forward = functools.partial(_through_compiled_blocks, network) if compiled else network
+        compiled = self.options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, config)
+        block_of = _compiled_block(self.options.deterministic) if compiled else None
+        self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         self.on_graph = self.options.graph and self.device.type == "cuda"
         self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph)  # what was not asked for cannot fail
@@ -167,6 +170,7 @@ class Recorded:
             for _ in range(WARM_UP):
                 function(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
+        gc.collect()  # a graph that is freed while another one is recorded would spoil it
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.outputs = function(*self.inputs)
@@ -182,6 +186,8 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
     """The function as a graph; None, announced once, where that does not work."""
     try:
         return Recorded(function, inputs)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
         return None
@@ -222,8 +228,7 @@ class _State:
         return {p: velocity for p, velocity in found.items() if velocity is not None}
 
 
-def _through_compiled_blocks(network: ResidualNetwork, x: Tensor) -> Tensor:
-    block_of = _compiled_block()
+def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:
     x = network.input_layer(x)
     for block in network.blocks:
         x = block_of(block, x)
@@ -231,10 +236,22 @@ def _through_compiled_blocks(network: ResidualNetwork, x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _compiled_block():
+def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
     """One compiled function for all blocks: torch compiles it once for each shape of block, however many there are."""
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, VARIANTS)
-    return torch.compile(lambda block, x: block(x), dynamic=False)
+    import torch._inductor.config as inductor  # seconds, so only where it is used
+
+    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
+        setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), VARIANTS))
+    options = {"deterministic": True} if deterministic and hasattr(inductor, "deterministic") else None
+    return torch.compile(lambda block, x: block(x), dynamic=False, options=options)
+
+
+def _compiles(device: torch.device, config: RunConfig) -> bool:
+    """False, announced, for what torch's compiler refuses: then it would compile nothing more in this process."""
+    if device.type != "cuda" or config.precision != "bfloat16" or torch.cuda.is_bf16_supported(False):
+        return True
+    _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
+    return False
 
 
 @contextlib.contextmanager
@@ -246,14 +263,40 @@ def arithmetic(device: torch.device, options: StepOptions) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark
-    wanted = options.tf32, options.tf32, options.deterministic, False
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with _tf32(options.tf32):
+        try:
+            cudnn.deterministic, cudnn.benchmark = options.deterministic, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
+
+
+@contextlib.contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    """By torch's older settings, which its compiler reads; by the newer ones where those are in use: it refuses a mix."""
+    cudnn = torch.backends.cudnn
     try:
-        convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark = wanted
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        places = torch.backends.cuda.matmul, cudnn.conv
+        before = [place.fp32_precision for place in places]
+        try:
+            for place in places:
+                place.fp32_precision = "tf32" if wanted else "ieee"
+            yield
+        finally:
+            for place, value in zip(places, before, strict=True):
+                place.fp32_precision = value
+        return
+    try:
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        cudnn.allow_tf32 = wanted
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32, convolutions.deterministic, convolutions.benchmark = before
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 @functools.cache

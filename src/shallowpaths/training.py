@@ -22,7 +22,7 @@ from shallowpaths.lanes import LaneRuns, check_lanes
 from shallowpaths.networks import build, count_parameters
 from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.stepping import EpochResult
-from shallowpaths.steps import Step, StepOptions
+from shallowpaths.steps import Step, StepOptions, arithmetic, default_options
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,10 @@ def _train(
     configs = [config.replace(device=device.type) for config in configs]
     first, lanes = configs[0], len(configs)
     saver = _Saver(configs, checkpoint_folder, checkpoint_every) if checkpoint_folder is not None else None
-    data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
-    stepping.check_batch(first, len(data.train_images))
-    with _reproducible(first.seed), stepping.named_if_too_large(first, lanes):
+    options = default_options(device) if options is None else options
+    with _reproducible(first.seed), stepping.named_if_too_large(first, lanes), arithmetic(device, options):
+        data = datasets.load(first.data, device, data_folder).hold_out(first.validation)
+        stepping.check_batch(first, len(data.train_images))
         networks = [build(config, data.image_shape, data.classes).to(device) for config in configs]
         started = time.perf_counter()
         position = Position([{"outcome": "running", "curve": []} for _ in configs])

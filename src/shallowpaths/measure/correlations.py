@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.measure.guard import check_inputs, left_as_found, residual_additions
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_additions
 from shallowpaths.networks import ResidualAddition
 
 
@@ -40,7 +40,7 @@ def input_correlation(network: nn.Module, inputs: Tensor, training: bool = True)
     found: list[tuple[float, float]] = []
 
     def look(_module: ResidualAddition, arguments: tuple[Tensor, Tensor]) -> None:
-        skip = arguments[0].double()
+        skip = in_float64(arguments[0])
         centred = skip - skip.mean([0, *range(2, skip.ndim)], keepdim=True)
         found.append((_mean_cosine(skip.flatten(1)), _mean_cosine(centred.flatten(1))))
 

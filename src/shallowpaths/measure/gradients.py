@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths.measure.correlations import cosines
-from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.networks import ResidualBlock
 
 Seen = TypeVar("Seen")
@@ -94,7 +94,7 @@ def gradient_statistics(
         return loss, torch.ones_like(loss)
 
     def look(gradient: Tensor) -> tuple[float, int]:
-        return float(gradient.double().square().mean()), gradient[0].numel()
+        return float(in_float64(gradient).square().mean()), gradient[0].numel()
 
     _, gradients = _pull_back(network, inputs, start, look, training)
     moments, values = zip(*gradients, strict=True)
@@ -205,5 +205,5 @@ def _neighbours(x: Tensor, correlation: float, seed: int) -> Tensor:
 
 def _pair_cosine(x: Tensor) -> float:
     """Mean over pairs of the cosine between the first half of the batch and the second."""
-    first, second = x.flatten(1).double().chunk(2)
+    first, second = in_float64(x.flatten(1)).chunk(2)
     return float(cosines(first, second).mean())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shallowpaths.networks import ResidualAddition, ResidualBlock
+from shallowpaths.steps import StepOptions, arithmetic
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -23,7 +24,8 @@ def left_as_found(network: nn.Module, training: bool) -> Iterator[contextlib.Exi
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), contextlib.ExitStack() as stack:
+    exact = arithmetic(next(iter(devices), torch.device("cpu")), StepOptions())  # no TF32, which torch convolves in
+    with torch.random.fork_rng(devices=list(devices)), exact, contextlib.ExitStack() as stack:
         stack.callback(_put_back, modes, buffers, gradients)
         for parameter, _ in gradients:
             parameter.grad = None
@@ -55,6 +57,11 @@ def _modules(network: nn.Module, kind: type[Kind]) -> list[Kind]:
     if not found:
         raise ValueError(f"{type(network).__name__} has no residual block: none of its modules is a {kind.__name__}")
     return found
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64; from MPS, which has none, on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def check_inputs(inputs: Tensor) -> None:

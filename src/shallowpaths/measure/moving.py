@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.networks import ResidualBlock
 
 BATCH_NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -81,6 +81,6 @@ def _averaging(network: nn.Module) -> Iterator[None]:
 
 
 def _read(norms: list[nn.Module]) -> MovingStatistics:
-    variance = torch.stack([norm.running_var.double().mean() for norm in norms])
-    squared_mean = torch.stack([norm.running_mean.double().square().mean() for norm in norms])
+    variance = torch.stack([in_float64(norm.running_var).mean() for norm in norms])
+    squared_mean = torch.stack([in_float64(norm.running_mean).square().mean() for norm in norms])
     return MovingStatistics(variance.cpu().numpy(), squared_mean.cpu().numpy())

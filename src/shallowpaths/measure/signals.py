@@ -138,7 +138,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gather(taken: list[dict[str, Any]]) -> SignalStatistics:
     values = {
-        f"{path}_{name}": torch.stack([block[path][i] for block in taken]).double().cpu().numpy()
+        f"{path}_{name}": torch.stack([block[path][i] for block in taken]).cpu().double().numpy()
         for path in ("skip", "branch", "output")
         for i, name in enumerate(("variance", "squared_mean"))
     }

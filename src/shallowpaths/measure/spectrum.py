@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.measure.guard import check_inputs, left_as_found, residual_blocks
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.measure.tangents import through_block
 
 
@@ -121,7 +121,7 @@ def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
 
 def _collected(parts: Tensor, longest: int, blocks: int) -> PathSpectrum:
     masses = np.zeros(longest + 2)
-    masses[: len(parts)] = [float(part.double().square().sum()) for part in parts]
-    whole = float(parts.double().sum(0).square().sum())
+    masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
+    whole = float(in_float64(parts).sum(0).square().sum())
     shares = masses / masses.sum()
     return PathSpectrum(shares[:-1], float(shares[-1]), blocks, whole / float(masses.sum()))

@@ -114,8 +114,8 @@ def _step_seconds(config: RunConfig) -> float:
     step, times = Step(network, stepping.make_optimizer(network, config), data, config), []
 
     def note_time() -> None:
-        if config.device == "cuda":
-            torch.cuda.synchronize()
+        if config.device != "cpu":
+            getattr(torch, config.device).synchronize()
         times.append(time.perf_counter())
 
     for epoch in range(2):  # the first warms up
