@@ -53,7 +53,7 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
     digits = data.load("digits")
     ours, theirs = (ResidualMLP(6, 8, "skipinit-0.5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
     step = Step(ours, stepping.make_optimizer(ours, config), digits, config)
-    result = stepping.train_epoch(step, 0, lambda: None)
+    result = stepping.train_epoch(step, 0)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     losses = []
     for index in stepping.image_order(0, 0, 1437, 400):

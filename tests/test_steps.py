@@ -24,7 +24,7 @@ def after(config, options, fused=False):
         network = network.to(memory_format=torch.channels_last)
     optimizer = stepping.make_optimizer(network, config, fused)
     step = Step(network, optimizer, digits, config, options)
-    result = stepping.train_epoch(step, 0, lambda: None)
+    result = stepping.train_epoch(step, 0)
     return network, result
 
 
@@ -82,7 +82,7 @@ for _ in range(2):
     network = build(config, digits.image_shape, digits.classes)
     optimizer = stepping.make_optimizer(network, config)
     step = steps.Step(network, optimizer, digits, config, steps.StepOptions(compiled=True))
-    result = stepping.train_epoch(step, 0, lambda: None)
+    result = stepping.train_epoch(step, 0)
 print(result.first_bad_step)
 """
     environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
@@ -155,7 +155,7 @@ def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, reci
         network = build(config, digits.image_shape, 10).to("cuda", memory_format=torch.channels_last)
         optimizer = stepping.make_optimizer(network, config)
         step = Step(network, optimizer, digits, config, chosen)
-        found.append((stepping.train_epoch(step, 0, lambda: None), network))
+        found.append((stepping.train_epoch(step, 0), network))
         assert (step.recorded is not None) == chosen.graph
         assert (step.forward is not network) == chosen.compiled
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)

@@ -131,7 +131,10 @@ class EpochResult:
 
 
 def train_epoch(
-    step: Step, epoch: int, on_step: Callable[[], object], taken: list[tuple[Tensor, Tensor]] | None = None
+    step: Step,
+    epoch: int,
+    on_step: Callable[[], object] = lambda: None,
+    taken: list[tuple[Tensor, Tensor]] | None = None,
 ) -> EpochResult:
     """One epoch of a run's steps, each followed by `on_step()`. Stops early once a loss was not finite.
 
