@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,35 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     assert "no checkpoint this time, the run goes on" in caplog.text
     assert record.outcome == "finished"
     assert math.isfinite(record.train_loss)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that send signals")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file opened, and not yet in its with
+def test_what_interrupts_a_save_is_not_taken_for_a_full_disk(tmp_path):
+    config = RUN.replace(depth=40, width=200)
+    path, runs, position = tmp_path / "a.checkpoint", first_step(config), Position([RESULT])
+    started = time.perf_counter()
+    checkpoints.save(path, [config], runs, position)
+    whole = time.perf_counter() - started
+    before = path.read_bytes()
+
+    def interrupt_now(*_):
+        raise Killed
+
+    earlier, interrupted = signal.signal(signal.SIGALRM, interrupt_now), 0
+    try:
+        for part in range(1, 16):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, whole * part / 20)
+                checkpoints.save(path, [config], runs, position)  # an OSError here would end in a warning, and go on
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Killed:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+    assert interrupted > 3
+    assert len(path.read_bytes()) == len(before)
 
 
 def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):

@@ -91,9 +91,10 @@ def save(path: Path, configs: Sequence[RunConfig], trained: Trained, position: P
     }
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
+        torch.save(
+            content, unfinished
+        )  # by name: torch would make an error of its own of a Ctrl-C amid Python's writes
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except RuntimeError as error:  # what torch's zip writer makes of a full disk
