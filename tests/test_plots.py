@@ -86,6 +86,7 @@ def test_the_picture_on_a_page_is_the_figures_to_a_hundredth_of_a_point(signals)
 DRAWINGS = [
     lambda signals: plots.signal_by_block(*signals),
     lambda signals: plots.signal_panels(signals[0], {}),
+    lambda signals: plots.signal_by_block(*signals, band={n: (0.5 * v, 2 * v) for n, v in signals[1].items()}),
     lambda signals: plots.overflow_by_format({"float16": [9, 11]}, {"float16": 10}),  # noqa: ARG005
     lambda signals: plots.rate_by_batch_size(runs(), guessing=2.3),  # noqa: ARG005
 ]
@@ -102,10 +103,10 @@ def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, m
     )
     assert dark == wanted  # but for the names of its parts, which matplotlib makes from their colours
     assert dark != light
-    figure.save(tmp_path / "a.png", "dark")
+    figure.save(tmp_path / "a.PNG", "dark")
     monkeypatch.setitem(_THEMES, "light", _THEMES["dark"])
     drawn.save(tmp_path / "b.png")
-    assert np.array_equal(plt.imread(tmp_path / "a.png"), plt.imread(tmp_path / "b.png"))
+    assert np.array_equal(plt.imread(tmp_path / "a.PNG", "png"), plt.imread(tmp_path / "b.png"))
 
 
 def test_what_is_changed_in_a_figure_is_saved_in_both_themes(signals, tmp_path):

@@ -11,6 +11,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -202,8 +203,8 @@ def _forward(network: nn.Module, images: torch.Tensor) -> None:
 
 
 def _in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> float:

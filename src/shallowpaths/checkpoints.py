@@ -89,7 +89,7 @@ def save(path: Path, configs: Sequence[RunConfig], trained: Trained, position: P
         "states": trained.states(),
         "generators": _generators(trained.device.type),
     }
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = _unfinished(path)
     try:
         torch.save(
             content, unfinished
@@ -103,6 +103,12 @@ def save(path: Path, configs: Sequence[RunConfig], trained: Trained, position: P
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint, and what a process that was killed while it wrote one left behind."""
+    for file in (path, _unfinished(path)):
+        file.unlink(missing_ok=True)
 
 
 def restore(path: Path, configs: Sequence[RunConfig], trained: Trained) -> Position:
@@ -133,6 +139,10 @@ def restore(path: Path, configs: Sequence[RunConfig], trained: Trained) -> Posit
         {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
     taken = [tuple(step) for step in content["position"]["taken"].to(trained.device)]
     return Position(**content["position"] | {"taken": taken})
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".unfinished")
 
 
 def _table(taken: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:

@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from shallowpaths import stepping
+from shallowpaths import checkpoints, stepping
 from shallowpaths.devices import resolve_device
 from shallowpaths.lanes import in_lanes
 from shallowpaths.plans.costs import images_of, work
@@ -46,7 +47,8 @@ def sweep(
         data_folder, progress: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
-            cannot use several threads well. Needs a store, over which the processes agree.
+            cannot use several threads well. Needs a store, over which the processes agree; and in a script the line
+            `if __name__ == "__main__":`, as all Python that starts processes.
         lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.lanes`). Each step is
             the same to rounding. 1 by default: on a CPU, a process
             for each core does better. Where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
@@ -69,10 +71,10 @@ def sweep(
     done = {record.config.key: record for record in kept.load()} if kept else {}
     missing = [c for c in wanted if c.key not in done]
     trained = functools.partial(_trained, data_folder, progress and processes == 1)
-    helped = functools.partial(sweep, missing, store, data_folder, False, limit_seconds, lanes=lanes)
+    helped = functools.partial(sweep, missing, store, data_folder, False, lanes=lanes)
     with _Progress(wanted, missing, progress) as bar:
         if kept:
-            with _helpers(min(processes, len(missing)) - 1, helped):
+            with _helpers(processes, len(missing), helped, limit_seconds):
                 _run_shared(missing, done, kept, bar, late, trained, lanes)
         else:
             for group in in_lanes(missing, lanes):
@@ -113,6 +115,7 @@ def _run_shared(
                 for record in trained(store.checkpoint_folder, due):
                     if store.append(record):
                         stored.add(record.config.key)
+                        checkpoints.discard(checkpoints.path_of(store.checkpoint_folder, [record.config]))
                 bar.advance(due)
                 for config in mine:
                     if config.key in stored:
@@ -126,33 +129,37 @@ def _run_shared(
 
 
 def _trained(
-    data_folder: str | os.PathLike | None, progress: bool, checkpoints: Path | None, group: list[RunConfig]
+    data_folder: str | os.PathLike | None, progress: bool, folder: Path | None, group: list[RunConfig]
 ) -> list[RunRecord]:
     if len(group) > 1:
-        return train_lanes(group, data_folder, progress, checkpoints)
-    return [train(config, data_folder, progress, checkpoint_folder=checkpoints) for config in group]
+        return train_lanes(group, data_folder, progress, folder)
+    return [train(config, data_folder, progress, checkpoint_folder=folder) for config in group]
 
 
 @contextlib.contextmanager
-def _helpers(count: int, helped: Callable[[], object]) -> Iterator[None]:
-    """Processes that do `helped` meanwhile; gone at the end, whatever ends it."""
-    if count < 1:
-        yield
-        return
+def _helpers(processes: int, runs: int, helped: Callable[..., object], limit_seconds: float | None) -> Iterator[None]:
+    """Processes that do `helped` meanwhile; gone at the end, whatever ends it.
+
+    Each process has its share of torch's threads, also where there are fewer runs than processes: a run's last digits
+    follow from its threads, and the same command gives the same digits.
+    """
     threads = torch.get_num_threads()
-    share = max(1, threads // (count + 1))
+    share = max(1, threads // processes)
+    end = None if limit_seconds is None or processes == 1 else time.time() + limit_seconds
     context = multiprocessing.get_context("spawn")  # the only way that leaves torch's threads and CUDA alone
-    processes = [context.Process(target=_help, args=(helped, share), daemon=True) for _ in range(count)]
+    count, started = min(processes, runs) - 1, []
     torch.set_num_threads(share)
     try:
-        with _without_interrupts():
-            for process in processes:
+        with _without_interrupts() if count > 0 else contextlib.nullcontext():
+            for _ in range(count):
+                process = context.Process(target=_help, args=(helped, share, end), daemon=True)
                 process.start()
+                started.append(process)
         yield
-        for process in processes:
+        for process in started:
             process.join()
     finally:
-        for process in processes:
+        for process in started:
             process.terminate()  # only after Ctrl-C or an error is one still there; what it was doing is saved
         torch.set_num_threads(threads)
 
@@ -166,6 +173,7 @@ def _without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # else the first process starts it, and that lifts the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -173,14 +181,14 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _help(helped: Callable[[], object], threads: int) -> None:
+def _help(helped: Callable[..., object], threads: int, end: float | None) -> None:
     """What a helping process does. An error ends it: the first process takes its run over, and meets what it met."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and one that is killed would leave it behind
     torch.set_num_threads(threads)
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            helped()
+            helped(limit_seconds=None if end is None else max(0.0, end - time.time()))
         except (ValueError, OSError) as error:
             log.warning("a process that helped the sweep ends, its run is taken over: %s", error)
 

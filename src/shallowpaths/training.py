@@ -249,7 +249,7 @@ class _Saver:
 
     def discard(self) -> None:
         """The runs have ended: their records say all."""
-        self.path.unlink(missing_ok=True)
+        checkpoints.discard(self.path)
 
 
 def _range_of(values: Iterable[float]) -> str:

@@ -112,7 +112,10 @@ def _rates(value: Any) -> list[float]:
     low, high = int(match[1]), int(match[2] or match[1])
     if low > high:
         raise ValueError(f"rate {value!r}: the range is empty, its lower end comes first")
-    return [2.0**k for k in range(low, high + 1)]
+    try:
+        return [2.0**k for k in range(low, high + 1)]
+    except OverflowError as error:
+        raise ValueError(f"rate {value!r} is larger than any number of this machine") from error
 
 
 def _product(settings: dict[str, list]) -> Iterator[RunConfig]:

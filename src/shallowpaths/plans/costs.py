@@ -108,6 +108,11 @@ def _seconds(config: RunConfig) -> float:
 @cache
 def _step_seconds(config: RunConfig) -> float:
     """Seconds of one training step: the median over a few, on images of noise."""
+    with stepping.named_if_too_large(config):
+        return _measured(config)
+
+
+def _measured(config: RunConfig) -> float:
     data = _noise(config)
     network = build(config, data.image_shape, data.classes).to(config.device, memory_format=torch.channels_last)
     config = config.replace(epochs=2)

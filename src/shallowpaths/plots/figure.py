@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import getp, setp
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgba_array
+from matplotlib.colors import to_hex, to_rgba, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -110,9 +110,10 @@ class BookFigure:
         """
         one_of("theme", theme, tuple(_THEMES))
         path = Path(path)
-        form = path.suffix.lstrip(".")
+        form = path.suffix.lstrip(".").lower()
         one_of("file format", form, tuple(self.light.canvas.get_supported_filetypes()))
-        with _in_theme(self.light, theme), _laid_out(self.light) as bounds:
+        colours = contextlib.nullcontext() if theme == "light" else _in_theme(self.light, theme)
+        with colours, _laid_out(self.light) as bounds:
             ground = {"transparent": False, "facecolor": _THEMES[theme]["ground"]}
             path.write_bytes(_rendered(self.light, form, bounds, **ground))
 
@@ -272,10 +273,12 @@ def _in_theme(figure: Figure, theme: str) -> Iterator[None]:
             if not (hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}")):
                 continue
             value = getp(artist, name)
-            inks = [to_hex(colour) for colour in to_rgba_array(value)]
+            colours = to_rgba_array(value)
+            inks = [to_hex(colour) for colour in colours]
             if set(inks) & set(exchange):
                 changed.append((artist, name, value))
-                new = [exchange.get(ink, colour) for ink, colour in zip(inks, to_rgba_array(value), strict=True)]
+                pairs = zip(inks, colours, strict=True)
+                new = [to_rgba(exchange[i], c[3]) if i in exchange else tuple(c) for i, c in pairs]
                 setp(artist, **{name: new[0] if len(new) == 1 else new})
     try:
         yield
