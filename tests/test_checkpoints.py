@@ -93,6 +93,13 @@ def test_interrupted_lanes_end_bitwise_as_uninterrupted_ones(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_kill_amid_a_save_left_goes_with_the_checkpoint(tmp_path):
+    left = checkpoints.path_of(tmp_path, [RUN]).with_suffix(".checkpoint.unfinished")
+    left.write_bytes(b"half")
+    train(RUN, progress=False, checkpoint_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lanes_have_a_checkpoint_of_their_own_and_refuse_anothers(tmp_path, monkeypatch):
     files = {checkpoints.path_of(tmp_path, some) for some in (LANES, LANES[:2], LANES[:1], LANES[::-1])}
     assert len(files) == 4

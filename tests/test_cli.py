@@ -203,6 +203,25 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, long_plan, claims):
     assert "the same command goes on from there" in line
 
 
+@pytest.mark.skipif(
+    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs Linux's list of children"
+)
+def test_helpers_never_see_ctrl_c(tmp_path, long_plan):
+    """The signal is masked in them, its bit of the mask set, from their first moment."""
+    store = tmp_path / "store"
+    with sweep_apart(long_plan, store, "--processes", "2") as process:
+        try:
+            wait_for_claims(store, process, 1)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            helpers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+            states = [Path(f"/proc/{helper}/status").read_text() for helper in helpers]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    (mask,) = (int(line.split()[1], 16) for state in states for line in state.splitlines() if line.startswith("SigBlk"))
+    assert mask >> (signal.SIGINT - 1) & 1
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("death", ["SIGTERM", "SIGKILL"])
 def test_a_killed_sweep_leaves_no_helper_behind(tmp_path, long_plan, death):

@@ -75,6 +75,7 @@ BAD = [
     ("[[grid]]\nlearning_rate = 0.1\neffective_learning_rate = 1.0", "not both"),
     ('[[grid]]\nlearning_rate = "fast"', "rate 'fast'"),
     ('[[grid]]\nlearning_rate = "2^0..2^-3"', "the range is empty"),
+    ('[[grid]]\nlearning_rate = "2^0..2^99999"', "larger than any number"),
     ("[[grid]]\nepochs = 1\nsteps = 1", "both given"),
     ("[[grid]]\ndepth = 15", r"6 m \+ 4"),
     ("[[grid]]\nlearning_rate = -1", "learning_rate -1"),
@@ -175,6 +176,12 @@ def test_work_grows_with_depth_epochs_and_width():
     assert work(base.replace(depth=100)) == pytest.approx(8 * work(base), rel=0.1)
     assert work(base.replace(width=4)) > 4 * work(base)
     assert work(base.replace(batch_size=8)) > work(base), "the same images in more steps"
+
+
+def test_a_prediction_for_what_does_not_fit_in_memory_is_refused_by_name():
+    """Its second convolution alone has more weights than a process has addresses."""
+    with pytest.raises(ValueError, match=r"does not fit in memory: .* width 1000000"):
+        predict([RunConfig(width=10**6, device="cpu")])
 
 
 def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
