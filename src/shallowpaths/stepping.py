@@ -81,10 +81,8 @@ def epoch_plan(data: Dataset, config: RunConfig, epoch: int) -> tuple[Tensor, Te
 
 def epoch_rates(config: RunConfig, images: int, epoch: int) -> list[float]:
     """The learning rate of each of an epoch's steps."""
-    steps, (first, last) = (
-        config.total_steps(images),
-        (steps_before(e, images, config.batch_size) for e in (epoch, epoch + 1)),
-    )
+    steps = config.total_steps(images)
+    first, last = (steps_before(e, images, config.batch_size) for e in (epoch, epoch + 1))
     factors = (learning_rate_factor(config.schedule, step, steps) for step in range(first, min(last, steps)))
     return [config.learning_rate * factor for factor in factors]
 

@@ -186,7 +186,7 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
     """The function as a graph; None, announced once, where that does not work."""
     try:
         return Recorded(function, inputs)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
         _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")

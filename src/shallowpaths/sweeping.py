@@ -50,8 +50,8 @@ def sweep(
             cannot use several threads well. Needs a store, over which the processes agree; and in a script the line
             `if __name__ == "__main__":`, as all Python that starts processes.
         lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.lanes`). Each step is
-            the same to rounding. 1 by default: on a CPU, a process
-            for each core does better. Where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
+            the same to rounding. 1 by default: on a CPU, a process for each core does better. Where the rows
+            lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
 
     Raises:
         ValueError: a config stands twice in the list or has a batch larger than its training split; the store cannot
@@ -194,7 +194,7 @@ def _help(helped: Callable[..., object], threads: int, end: float | None) -> Non
 
 
 def _end_with_parent() -> None:
-    """A sweep that was killed leaves nothing behind that works on unseen. What this process was doing is saved."""
+    """A sweep that was killed leaves nothing behind that works on unseen. What this process did is saved, but for a minute."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

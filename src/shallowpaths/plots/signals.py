@@ -62,13 +62,12 @@ def values_by_block(
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
     Args:
-        measured: one array of shape [d] for each network, or the array of a single one, by recipe. What follows a comma in a name, as in
-            "batchnorm, ReLU", tells several groups of one recipe apart.
+        measured: one array of shape [d] for each network, or the array of a single one, by recipe. What follows a comma
+            in a name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
         predicted: the prediction for l = 1 .. d, by the same names.
         label: of the vertical axis; words: the same in the text alternative.
         band, log, title: as in `signal_by_block`.
     """
-
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
 
     def draw() -> Figure:
