@@ -2,7 +2,8 @@
 
 import math
 
-from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
 
 
 def record(rate=0.05, seed=0, loss=1.0, accuracy=0.5, **settings):

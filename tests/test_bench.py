@@ -5,8 +5,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from shallowpaths import bench, bench_training
-from shallowpaths.bench import Row
+from shallowpaths.bench import rows as bench
+from shallowpaths.bench import steps as bench_training
+from shallowpaths.bench.rows import Row
 from shallowpaths.cli import main
 
 CPU = torch.device("cpu")

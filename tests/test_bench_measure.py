@@ -5,7 +5,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from shallowpaths import bench
+from shallowpaths.bench import rows as bench
 from shallowpaths.cli import main
 
 CPU = torch.device("cpu")

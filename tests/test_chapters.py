@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from shallowpaths import chapters
+from shallowpaths.pages import chapters
 
 
 @pytest.mark.parametrize("profile", chapters.PROFILES)

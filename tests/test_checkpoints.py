@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from shallowpaths import checkpoints, data, stepping
-from shallowpaths.checkpoints import Position
-from shallowpaths.lanes import Lanes
+from shallowpaths import data
 from shallowpaths.networks import build
-from shallowpaths.runs import RunConfig, RunRecord
-from shallowpaths.steps import Step
-from shallowpaths.training import train, train_lanes
+from shallowpaths.training import checkpoints
+from shallowpaths.training import epochs as stepping
+from shallowpaths.training.checkpoints import Position
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.lanes import Lanes
+from shallowpaths.training.record import RunRecord
+from shallowpaths.training.steps import Step
+from shallowpaths.training.train import train, train_lanes
 
 RUN = RunConfig(
     recipe="regularized-skipinit", network="residual-mlp", depth=10, width=16, epochs=4, validation=0.1, device="cpu"

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from shallowpaths import claims
-from shallowpaths.claims import MIME, ClaimFailed, check, check_true
+from shallowpaths.pages import claims
+from shallowpaths.pages.claims import MIME, ClaimFailed, check, check_true
 
 
 def test_a_claim_that_holds_leaves_its_trace(capsys):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from shallowpaths import bench, recipes
+from shallowpaths import recipes
+from shallowpaths.bench import rows as bench
 from shallowpaths.cli import main
-from shallowpaths.stores import load_records
+from shallowpaths.experiments.store import load_records
 
 QUICK = ["--network", "residual-mlp", "--depth", "6", "--width", "8", "--epochs", "1", "--device", "cpu"]
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from shallowpaths import data
+from shallowpaths._torchvision import import_torchvision
 from shallowpaths.data import PaddedPixels, crop_and_flip, draw_augmentation
-from shallowpaths.torchvision_import import import_torchvision
 
 
 def test_digits_are_scikit_learns_each_once():

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from building import rendering
-from shallowpaths import explorers, measure
-from shallowpaths.explorers import Explorer, Picture, Series, menu, slider
-from shallowpaths.explorers.explorer import MIME_WIDGET
-from shallowpaths.explorers.pictures import spoken, thin
-from shallowpaths.explorers.signals import BATCH, Networks, forward_signal, predicted_signal, recipe_of
+from shallowpaths import measure
 from shallowpaths.networks import ResidualMLP
+from shallowpaths.pages import explorers
+from shallowpaths.pages.explorers import Explorer, Picture, Series, menu, slider
+from shallowpaths.pages.explorers.explorer import MIME_WIDGET
+from shallowpaths.pages.explorers.pictures import spoken, thin
+from shallowpaths.pages.explorers.signals import BATCH, Networks, forward_signal, predicted_signal, recipe_of
 from shallowpaths.recipes import NAMES, get_recipe
 
 RECIPES = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2", "batchnorm-on-skip")

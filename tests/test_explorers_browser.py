@@ -10,7 +10,7 @@ import pytest
 
 import browser as browsers
 from building import vendoring
-from shallowpaths import explorers
+from shallowpaths.pages import explorers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from shallowpaths.ghost import GhostBatchNorm, ghost_normalize
+from shallowpaths.networks.ghost import GhostBatchNorm, ghost_normalize
 
 SHAPES = [(8, 5), (12, 3, 7), (9, 3, 4, 6), (10, 2, 3, 3), (6, 4, 2, 2, 2)]
 

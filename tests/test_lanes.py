@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shallowpaths import stepping
-from shallowpaths.lanes import Lanes, in_lanes
 from shallowpaths.networks import build
-from shallowpaths.runs import RunConfig
-from shallowpaths.steps import StepOptions
-from shallowpaths.training import train, train_lanes
+from shallowpaths.training import epochs as stepping
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.lanes import Lanes, in_lanes
+from shallowpaths.training.steps import StepOptions
+from shallowpaths.training.train import train, train_lanes
 
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
 CONVOLUTIONAL = RunConfig(depth=10, l2=0.01, device="cpu")

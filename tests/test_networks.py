@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from shallowpaths.networks import ResidualMLP, Scale, WideResNet, build, count_parameters
 from shallowpaths.recipes import NAMES, get_recipe
-from shallowpaths.runs import RunConfig
+from shallowpaths.training.config import RunConfig
 
 SEEDS = range(5)
 

@@ -4,11 +4,11 @@ import types
 
 import pytest
 
-from shallowpaths import plans
-from shallowpaths.plans import costs, read_plan
-from shallowpaths.plans.costs import images_of, operations_per_image, predict, work
+from shallowpaths.experiments import plans
+from shallowpaths.experiments.costs import images_of, operations_per_image, predict, work
+from shallowpaths.experiments.plans import costs, read_plan
 from shallowpaths.recipes import get_recipe
-from shallowpaths.runs import RunConfig
+from shallowpaths.training.config import RunConfig
 
 DEPTH_TABLE = {
     ("batchnorm", 5e-4),
@@ -150,8 +150,8 @@ def test_operations_agree_with_torchs_own_count(config):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from shallowpaths.experiments.costs import IMAGE_SHAPES
     from shallowpaths.networks import build
-    from shallowpaths.plans.costs import IMAGE_SHAPES
 
     network = build(config, IMAGE_SHAPES[config.data], 10)
     with FlopCounterMode(display=False) as counter:
@@ -161,7 +161,7 @@ def test_operations_agree_with_torchs_own_count(config):
 
 def test_the_cost_model_knows_the_data_sets():
     from shallowpaths import data
-    from shallowpaths.plans import costs
+    from shallowpaths.experiments.plans import costs
 
     digits = data.load("digits")
     assert costs.TRAINING_IMAGES["digits"] == len(digits.train_images)

@@ -9,13 +9,14 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from shallowpaths import plots
 from shallowpaths.measure import path_spectrum, predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP
-from shallowpaths.plots.figure import _THEMES
+from shallowpaths.pages import plots
+from shallowpaths.pages.plots.figure import _THEMES
 from shallowpaths.recipes import NAMES
-from shallowpaths.runs import RunConfig, RunRecord
 from shallowpaths.theory import path_length_distribution
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shallowpaths.recipes import NAMES, Recipe, get_recipe
-from shallowpaths.runs import RunConfig
+from shallowpaths.training.config import RunConfig
 
 
 def test_every_name_gives_its_recipe():

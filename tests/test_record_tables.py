@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from shallowpaths.record_tables import describe
-from shallowpaths.runs import RunConfig, RunRecord
+from shallowpaths.experiments.tables import describe
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
 
 
 def record(rate, seed=0, accuracy=0.5, validation_accuracy=None, **settings):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from made_records import record
-from shallowpaths.records import best_rate, by_setting, group_by, rate_reaching, summarise, validation_error
+from shallowpaths.experiments.records import best_rate, by_setting, group_by, rate_reaching, summarise, validation_error
 
 
 def test_summary_of_three_runs_by_hand():

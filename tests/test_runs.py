@@ -4,7 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from shallowpaths.runs import RunConfig, RunRecord, blocks_of
+from shallowpaths.theory.depth import blocks_of
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(10, 3), (16, 6), (100, 48), (1000, 498)])

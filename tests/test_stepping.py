@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from shallowpaths import data, stepping
+from shallowpaths import data
 from shallowpaths.networks import ResidualMLP
-from shallowpaths.runs import RunConfig
-from shallowpaths.steps import Step
+from shallowpaths.training import epochs as stepping
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.steps import Step
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():

@@ -5,10 +5,12 @@ import sys
 import pytest
 import torch
 
-from shallowpaths import data, stepping
+from shallowpaths import data
+from shallowpaths._device import arithmetic
 from shallowpaths.networks import build
-from shallowpaths.runs import RunConfig
-from shallowpaths.steps import Step, StepOptions, arithmetic, default_options
+from shallowpaths.training import epochs as stepping
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.steps import Step, StepOptions, default_options
 
 CONVOLUTIONAL = RunConfig(depth=10, batch_size=32, steps=4, learning_rate=0.02, recipe="skipinit-0.5", device="cpu")
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
@@ -72,9 +74,11 @@ def test_compiled_blocks_change_rounding_only(config):
 def test_without_a_compiler_the_step_runs_and_says_so_once(tmp_path):
     program = """
 import logging, torch
-from shallowpaths import data, stepping, steps
+from shallowpaths import data
+from shallowpaths.training import epochs as stepping
+from shallowpaths.training import steps
 from shallowpaths.networks import build
-from shallowpaths.runs import RunConfig
+from shallowpaths.training.config import RunConfig
 logging.basicConfig()
 config = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
 digits = data.load("digits")
@@ -125,7 +129,8 @@ def test_arithmetic_and_torchs_newer_settings_do_not_meet():
     """In a process of its own: once they were used, torch refuses to read the older settings."""
     program = """
 import torch
-from shallowpaths.steps import StepOptions, arithmetic
+from shallowpaths.training.steps import StepOptions
+from shallowpaths._device import arithmetic
 cuda = torch.device("cuda")
 torch.set_float32_matmul_precision("medium")
 with arithmetic(cuda, StepOptions(tf32=True)):

@@ -14,9 +14,9 @@ import pytest
 from filelock import FileLock
 
 from made_records import record
-from shallowpaths import stores
-from shallowpaths.runs import RunRecord
-from shallowpaths.stores import Store, load_records
+from shallowpaths.experiments import store as stores
+from shallowpaths.experiments.store import Store, load_records
+from shallowpaths.training.record import RunRecord
 
 
 def test_what_is_stored_is_loaded(tmp_path):

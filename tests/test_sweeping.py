@@ -7,10 +7,11 @@ import types
 import pytest
 import torch
 
-from shallowpaths import checkpoints, sweeping
-from shallowpaths.runs import RunConfig
-from shallowpaths.stores import Store, load_records
-from shallowpaths.training import train
+from shallowpaths.experiments import sweep as sweeping
+from shallowpaths.experiments.store import Store, load_records
+from shallowpaths.training import checkpoints
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.train import train
 
 GRID = [
     RunConfig(network="residual-mlp", depth=6, width=8, epochs=1, batch_size=256, seed=s, device="cpu")

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from shallowpaths import torchvision_import
-from shallowpaths.torchvision_import import import_torchvision
+from shallowpaths import _torchvision as torchvision_import
+from shallowpaths._torchvision import import_torchvision
 
 
 def run(code):
@@ -23,7 +23,7 @@ import torch
 library = torch.library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from shallowpaths import torchvision_import
+from shallowpaths import _torchvision as torchvision_import
 torchvision_import.import_torchvision("transforms")
 assert not torchvision_import._declared
 """

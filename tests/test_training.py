@@ -3,9 +3,9 @@ import sys
 import pytest
 import torch
 
-from shallowpaths.runs import RunConfig
-from shallowpaths.steps import StepOptions
-from shallowpaths.training import train
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.steps import StepOptions
+from shallowpaths.training.train import train
 
 SMALL = RunConfig(network="residual-mlp", depth=10, width=32, epochs=3, batch_size=64, device="cpu")
 

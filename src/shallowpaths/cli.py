@@ -121,7 +121,7 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
         config = runs.RunConfig(
             learning_rate=runs.RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
         )
-    from shallowpaths.sweeping import sweep  # imports torch, which --help and mistakes need not wait for
+    from shallowpaths.experiments.sweep import sweep  # imports torch, which --help and mistakes need not wait for
 
     (record,) = sweep([config], store=store, data_folder=data_folder)
     click.echo(_describe(record))
@@ -192,7 +192,8 @@ def sweep(
 
     Several processes may work on one store. Interrupted, the same command goes on where it stopped.
     """
-    from shallowpaths import plans, sweeping  # import torch, which --help and mistakes need not wait for
+    from shallowpaths.experiments import plans
+    from shallowpaths.experiments import sweep as sweeping  # import torch, which --help and mistakes need not wait for
 
     chosen = plans.read_plan(plan)
     configs = [c.replace(device=device) for c in chosen.configs] if device else list(chosen.configs)
@@ -216,7 +217,7 @@ def sweep(
 
 def _describe_plan(description: str, configs: list[runs.RunConfig]) -> str:
     """What a plan would cost here, part by part."""
-    from shallowpaths.plans import costs
+    from shallowpaths.experiments.plans import costs
 
     parts: dict[tuple, list[runs.RunConfig]] = {}
     for config in configs:
@@ -251,7 +252,8 @@ def list_records(store: Path, best: int | None) -> None:
 
     Rates are chosen by validation accuracy where the runs have a validation split, else by training loss.
     """
-    from shallowpaths import record_tables, stores
+    from shallowpaths.experiments import store as stores
+    from shallowpaths.experiments import tables as record_tables
 
     path = store / stores.FILE_NAME if store.is_dir() else store
     if not path.exists():
@@ -287,7 +289,7 @@ def list_recipes() -> None:
 )
 def run_bench(device: str, output: Path, only: tuple[str, ...], data_folder: Path | None) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
-    from shallowpaths import bench  # imports torch, which --help and mistakes need not wait for
+    from shallowpaths.bench import rows as bench  # imports torch, which --help and mistakes need not wait for
 
     _check_writable(output)
     results = bench.run(only, device, data_folder=data_folder)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shallowpaths.runs import DATA, one_of
-from shallowpaths.torchvision_import import import_torchvision
+from shallowpaths._torchvision import import_torchvision
+from shallowpaths.theory.checks import one_of
+from shallowpaths.training.config import DATA
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
 DIGITS_TEST = 360  # of 1797 images

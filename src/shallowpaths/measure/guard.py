@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from shallowpaths._device import arithmetic
 from shallowpaths.networks import ResidualAddition, ResidualBlock
-from shallowpaths.steps import StepOptions, arithmetic
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -24,7 +24,7 @@ def left_as_found(network: nn.Module, training: bool) -> Iterator[contextlib.Exi
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    exact = arithmetic(next(iter(devices), torch.device("cpu")), StepOptions())  # no TF32, which torch convolves in
+    exact = arithmetic(next(iter(devices), torch.device("cpu")))  # no TF32, which torch convolves in
     with torch.random.fork_rng(devices=list(devices)), exact, contextlib.ExitStack() as stack:
         stack.callback(_put_back, modes, buffers, gradients)
         for parameter, _ in gradients:

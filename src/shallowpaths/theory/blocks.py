@@ -7,14 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import between, one_of, whole
-from shallowpaths.theory.moments import (
-    ACTIVATIONS,
-    Array,
-    block_index,
-    relu_correlation,
-    relu_gate_correlation,
-)
+from shallowpaths.theory.checks import number, one_of, whole
+from shallowpaths.theory.moments import ACTIVATIONS, Array, block_index, relu_correlation, relu_gate_correlation
 
 NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
 
@@ -199,9 +193,9 @@ def signal(
     if not skip_path and math.isinf(log2_alpha):
         raise ValueError(f"alpha is {alpha!r} and zero_branch {zero_branch!r}, no skip path: nothing passes")
     x, rows = _Point(0.0, float(correlation), float(pair)), []
-    for number, gain in enumerate(gains, start=1):
+    for block, gain in enumerate(gains, start=1):
         rows.append(_block(x, normalization, log2_alpha, float(output_scale), activation, layers_per_block,
-                           number in projections, skip_path, float(gain)))  # fmt: skip
+                           block in projections, skip_path, float(gain)))  # fmt: skip
         x = rows[-1].output
     return _collected(rows, index, normalization, activation, layers_per_block)
 
@@ -214,17 +208,17 @@ def _checked(
     one_of("normalization", normalization, NORMALIZATIONS)
     one_of("activation", activation, ACTIVATIONS)
     whole("layers_per_block", layers)
-    between("alpha", alpha, -math.inf, math.inf)
-    between("output_scale", output_scale, 0, math.inf)
-    between("correlation", correlation, 0, 1, "low")
-    between("pair_correlation", pair, -1, 1, "both")
+    number("alpha", alpha)
+    number("output_scale", output_scale, above=0)
+    number("correlation", correlation, at_least=0, below=1)
+    number("pair_correlation", pair, at_least=-1, at_most=1)
     if normalization.startswith("branch") and pair < 2 * correlation - 1:
         raise ValueError(
             f"pair_correlation is {pair!r}; beside a correlation of {correlation!r} between any two inputs it must be"
             f" at least {2 * correlation - 1:g}"
         )
-    between("layer_gain", layer_gain, 0, math.inf)
-    if any(number not in range(1, blocks + 1) for number in projections):
+    number("layer_gain", layer_gain, above=0)
+    if any(block not in range(1, blocks + 1) for block in projections):
         raise ValueError(f"projections is {projections!r}; it must hold block numbers from 1 to {blocks}")
     gains = np.asarray(layer_gain, dtype=float)
     if gains.shape not in ((), (blocks,)):

@@ -1,32 +1,39 @@
-"""What a bad argument meets: a ValueError that names the value and what is allowed."""
+"""What a bad argument meets, in every room: a ValueError that names the argument, its value and what is allowed."""
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
-def one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    """Refuse a name that is not among those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+def one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse what is not among the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(allowed)}")
 
 
-def whole(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is not a whole number, or is below ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+def whole(name: str, value: object, at_least: int = 1, at_most: int | None = None) -> None:
+    """Refuse what is no whole number, or lies outside."""
+    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not good or value < at_least or (at_most is not None and value > at_most):
+        bounds = f"at least {at_least}" + ("" if at_most is None else f" and at most {at_most}")
+        raise ValueError(f"{name} {value!r} must be a whole number of {bounds}")
 
 
-def between(name: str, value: ArrayLike, low: float, high: float, closed: str = "neither") -> None:
-    """Refuse a number, or an array with an entry, outside low ... high; NaN is always outside."""
-    left, right = "[" if closed in ("low", "both") else "(", "]" if closed in ("high", "both") else ")"
-    allowed = f"it must be a number in {left}{low}, {high}{right}"
+def number(name: str, value: Any, **bounds: float) -> None:
+    """Refuse a number, or an array with an entry, that is not finite or outside. bounds: above, at_least, below, at_most."""
+    tests = {"above": np.greater, "at_least": np.greater_equal, "below": np.less, "at_most": np.less_equal}
     try:
-        values = np.asarray(value, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {value!r}; {allowed}") from error
-    above = values >= low if closed in ("low", "both") else values > low
-    below = values <= high if closed in ("high", "both") else values < high
-    if not np.all(above & below):
-        raise ValueError(f"{name} is {value!r}; {allowed}")
+        values = np.asarray(value)
+        values = values.astype(float) if values.dtype.kind in "iufO" else None  # text that reads as a number is none
+    except (TypeError, ValueError, OverflowError):
+        values = None
+    if values is None or not (np.isfinite(values).all() and all(tests[b](values, v).all() for b, v in bounds.items())):
+        words = " and ".join(f"{bound.replace('_', ' ')} {limit:g}" for bound, limit in bounds.items())
+        raise ValueError(f"{name} {value!r} must be a finite number {words}".rstrip())
+
+
+def seed(value: object) -> None:
+    """Refuse what torch's generators cannot be seeded with."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"seed {value!r} must be a whole number of at least 0 and below 2**63")

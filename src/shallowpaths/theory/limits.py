@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import between, one_of, whole
+from shallowpaths.theory.checks import number, one_of, whole
 from shallowpaths.theory.moments import Array
 
 LARGEST_VALUE = {
@@ -35,9 +35,9 @@ def overflow_depth(precision: str, growth: float = 2.0, values: int | None = Non
     sqrt(2 ln N) standard deviations out, so that one overflows first. None looks at one standard deviation.
     """
     one_of("precision", precision, tuple(LARGEST_VALUE))
-    between("growth", growth, 0, math.inf)
+    number("growth", growth, above=0)
     if values is not None:
-        whole("values", values, least=2)
+        whole("values", values, at_least=2)
     largest = 1.0 if values is None else math.sqrt(2 * math.log(values))
     if growth <= 1:
         return OverflowDepth(None, None)
@@ -74,15 +74,15 @@ def padding_gain(size: int, kernel: int = 3, layers: int = 1) -> float:
 
 def effective_learning_rate(learning_rate: ArrayLike, momentum: float = 0.9) -> Array:
     """rate / (1 - momentum): the step that a constant gradient makes in the end. [derived]"""
-    between("learning_rate", learning_rate, 0, math.inf, "low")
-    between("momentum", momentum, 0, 1, "low")
+    number("learning_rate", learning_rate, at_least=0)
+    number("momentum", momentum, at_least=0, below=1)
     return np.asarray(learning_rate, dtype=float) / (1 - momentum)
 
 
 def raw_learning_rate(effective: ArrayLike, momentum: float = 0.9) -> Array:
     """The rate to give the optimizer for an effective one: effective (1 - momentum). [derived]"""
-    between("effective", effective, 0, math.inf, "low")
-    between("momentum", momentum, 0, 1, "low")
+    number("effective", effective, at_least=0)
+    number("momentum", momentum, at_least=0, below=1)
     return np.asarray(effective, dtype=float) * (1 - momentum)
 
 
@@ -92,8 +92,8 @@ def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) ->
     largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest
     direction oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
     """
-    between("largest_eigenvalue", largest_eigenvalue, 0, math.inf)
-    between("momentum", momentum, 0, 1, "low")
+    number("largest_eigenvalue", largest_eigenvalue, above=0)
+    number("momentum", momentum, at_least=0, below=1)
     return 2 * (1 + momentum) / np.asarray(largest_eigenvalue, dtype=float)
 
 
@@ -104,14 +104,14 @@ def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, larges
     ``rate_per_example``, and accuracy does not depend on B. Curvature dominated: c B would diverge, and the
     largest stable rate is the best. All rates raw, or all effective.
     """
-    between("batch_size", batch_size, 0, math.inf)
-    between("rate_per_example", rate_per_example, 0, math.inf)
-    between("largest_stable", largest_stable, 0, math.inf)
+    number("batch_size", batch_size, above=0)
+    number("rate_per_example", rate_per_example, above=0)
+    number("largest_stable", largest_stable, above=0)
     return np.minimum(rate_per_example * np.asarray(batch_size, dtype=float), largest_stable)
 
 
 def crossover_batch_size(rate_per_example: float, largest_stable: float) -> float:
     """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
-    between("rate_per_example", rate_per_example, 0, math.inf)
-    between("largest_stable", largest_stable, 0, math.inf)
+    number("rate_per_example", rate_per_example, above=0)
+    number("largest_stable", largest_stable, above=0)
     return largest_stable / rate_per_example

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shallowpaths.theory.checks import between, one_of, whole
+from shallowpaths.theory.checks import number, one_of, whole
 
 Array = NDArray[np.float64]
 ACTIVATIONS = ("linear", "relu")
@@ -27,7 +27,7 @@ def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
     alpha = 1 is the unnormalized network, which doubles at each block [paper]; other values are SkipInit
     [derived]. Values above float64's largest come out as inf.
     """
-    between("alpha", alpha, -math.inf, math.inf)
+    number("alpha", alpha)
     with np.errstate(over="ignore"):
         return (1 + np.square(np.float64(alpha))) ** (block_index(blocks) - 1)
 
@@ -64,7 +64,7 @@ def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
     alpha = 1 / sqrt(d). [derived]
     """
     whole("blocks", blocks)
-    whole("layers_per_block", layers_per_block, least=2)
+    whole("layers_per_block", layers_per_block, at_least=2)
     return float(blocks) ** (-1 / (2 * layers_per_block - 2))
 
 
@@ -74,7 +74,7 @@ def relu_correlation(correlation: ArrayLike) -> Array:
     (sqrt(1 - c^2) + c (pi - arccos c)) / pi, the arc-cosine kernel of degree 1 (Cho and Saul 2009). The
     second moment stays as it was. 0 goes to 1/pi, 1 to 1.
     """
-    between("correlation", correlation, -1, 1, "both")
+    number("correlation", correlation, at_least=-1, at_most=1)
     c = np.asarray(correlation, dtype=float)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
 
@@ -85,5 +85,5 @@ def relu_gate_correlation(correlation: ArrayLike) -> Array:
     It is twice the probability that both inputs open the same gate, and the derivative of
     ``relu_correlation``.
     """
-    between("correlation", correlation, -1, 1, "both")
+    number("correlation", correlation, at_least=-1, at_most=1)
     return 1 - np.arccos(np.asarray(correlation, dtype=float)) / math.pi

@@ -5,12 +5,12 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import between, one_of, whole
+from shallowpaths.theory.checks import number, one_of, whole
 from shallowpaths.theory.moments import ACTIVATIONS, RELU_VARIANCE_SHARE, Array, batchnorm_moving_variance
 
 
 def _probabilities(path_probability: ArrayLike) -> Array:
-    between("path_probability", path_probability, 0, 1, "both")
+    number("path_probability", path_probability, at_least=0, at_most=1)
     probabilities = np.asarray(path_probability, dtype=float)
     if probabilities.ndim != 1 or probabilities.size == 0:
         raise ValueError(f"path_probability has shape {probabilities.shape}; it must be [d], d at least 1")

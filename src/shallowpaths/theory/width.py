@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shallowpaths.theory.blocks import Signal
-from shallowpaths.theory.checks import between, whole
+from shallowpaths.theory.checks import number, whole
 from shallowpaths.theory.moments import Array, relu_correlation
 
 
@@ -28,7 +28,7 @@ class FiniteWidth:
 
     def band(self, expected: Array, deviations: float = 1.0, seeds: int = 1) -> tuple[Array, Array]:
         """Lower and upper edge around ``expected``, for the geometric mean of ``seeds`` networks."""
-        between("deviations", deviations, 0, math.inf)
+        number("deviations", deviations, above=0)
         whole("seeds", seeds)
         factor = np.exp(deviations / math.sqrt(seeds) * self.relative_deviation)
         return expected / factor, expected * factor
@@ -56,12 +56,12 @@ def finite_width(signal: Signal, width: int, batch: int, mean_squared_correlatio
     simulated networks of width 64 and 128 the deviation was mostly 0.66 to 1.16 times the predicted one. That of
     the skip variance is about as large or smaller: with ReLU 0.36 to 1.05 times. Convolutions have their own.
     """
-    whole("width", width, least=2)
-    whole("batch", batch, least=2)
+    whole("width", width, at_least=2)
+    whole("batch", batch, at_least=2)
     common = signal.skip_correlation
     start = 1 / width
     if mean_squared_correlation is not None:
-        between("mean_squared_correlation", mean_squared_correlation, 0, 1, "high")
+        number("mean_squared_correlation", mean_squared_correlation, above=0, at_most=1)
         start = (mean_squared_correlation - 1 / batch) / (1 - 1 / batch) - common[0] ** 2
     spread = _spread(signal, max(start, 0.0), width)
     itself = _log_covariance(signal, np.ones_like(common), np.zeros_like(common)) / width

@@ -1,0 +1,1 @@
+"""What the package's own work costs, beside the usual way and the device's limit. Imports everything but the command."""

@@ -1,0 +1,238 @@
+"""What the package's own work costs, each row against its target. `make bench` runs all rows.
+
+A row is a function of a device that returns a number and says how it came about. To add one, write it and list it in
+ROWS. A row without a target is there to be read.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from shallowpaths._device import device_name, resolve_device
+from shallowpaths.bench import steps as training
+from shallowpaths.bench.steps import seconds
+from shallowpaths.measure import signal_statistics
+from shallowpaths.networks import WideResNet
+from shallowpaths.theory.checks import one_of
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to measure: its name, the function that does it, and the bound on its value, if there is one.
+
+    `on_images` says that the function also takes the folder with CIFAR-10, `kinds` on which kinds of device the row is
+    measured: a bound holds there.
+    """
+
+    name: str
+    measure: Callable[..., tuple[float, str]]
+    at_most: float | None = None
+    at_least: float | None = None
+    on_images: bool = False
+    kinds: tuple[str, ...] = ("cpu", "cuda", "mps")
+
+    @property
+    def target(self) -> str | None:
+        """The bound, in words."""
+        bounds = {"at most": self.at_most, "at least": self.at_least}
+        return next((f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None), None)
+
+    def holds(self, value: float) -> bool | None:
+        """Whether a value keeps within the bound; None without one. NaN keeps within none."""
+        if self.target is None:
+            return None
+        return value <= self.at_most if self.at_most is not None else value >= self.at_least
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a row came to; a line of bench.json."""
+
+    name: str
+    device: str
+    value: float
+    target: str | None
+    holds: bool | None
+    detail: str
+
+
+def measure_time_over_forward(
+    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16, pairs: int = 7
+) -> tuple[float, str]:
+    """Seconds that `signal_statistics` takes over those of a plain forward pass: the median over interleaved pairs."""
+    network, images = _network_and_images(device, depth, width, batch)
+    ratios, plain = [], []
+    for _ in range(pairs + 1):
+        plain.append(seconds(partial(_forward, network, images), device))
+        ratios.append(seconds(partial(signal_statistics, network, images), device) / plain[-1])
+    ratios, plain = ratios[1:], plain[1:]  # the first pair warms up
+    return statistics.median(ratios), (
+        f"WRN-{depth}-{width}, {batch} images; forward {statistics.median(plain):.2f} s;"
+        f" {pairs} pairs from {min(ratios):.2f} to {max(ratios):.2f}"
+    )
+
+
+def measure_memory_over_forward(
+    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16
+) -> tuple[float, str]:
+    """Peak memory, weights included and libraries not, of `signal_statistics` over that of a plain forward pass.
+
+    Each pass runs in a fresh process, whose peak is its own.
+    """
+    arguments = (str(device), depth, width, batch)
+    plain, measured = (_in_fresh_process(_peak_memory, what, *arguments) for what in ("forward", "measure"))
+    return measured / plain, (
+        f"WRN-{depth}-{width}, {batch} images; {plain / MEBIBYTE:.0f} MiB forward, {measured / MEBIBYTE:.0f} MiB measured"
+    )
+
+
+def compile_1000_over_100(device: torch.device) -> tuple[float, str]:
+    """Seconds that compiling takes at depth 1000 over those at depth 100, each in a fresh process without a cache."""
+    deep, shallow = (_in_fresh_process(training.measure_compile, str(device), depth) for depth in (1000, 100))
+    return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
+
+
+def first_step_seconds(device: torch.device) -> tuple[float, str]:
+    """Seconds of a new network's first step, in a fresh process without a cache."""
+    return _in_fresh_process(training.measure_first_step, str(device))
+
+
+def step_peak_memory(device: torch.device) -> tuple[float, str]:
+    """Peak memory of one step in MiB, images and weights included and libraries not."""
+    peak = _in_fresh_process(_peak_memory, "step", str(device), 16, 1, 128)
+    return peak / MEBIBYTE, f"MiB, WRN-16-1, batch 128, {training.IMAGES} images"
+
+
+ROWS: tuple[Row, ...] = (
+    Row("step_over_bare", training.measure_step_over_bare, at_least=0.95, on_images=True),
+    Row("step_over_usual", training.measure_step_over_usual, at_least=1.25, on_images=True),
+    Row(
+        "step_over_usual_width_2",
+        partial(training.measure_step_over_usual, width=2),
+        at_least=1.25,
+        on_images=True,
+        kinds=("cpu",),
+    ),
+    Row(
+        "step_over_usual_width_4",
+        partial(training.measure_step_over_usual, width=4),
+        at_least=10,
+        on_images=True,
+        kinds=("cuda",),
+    ),
+    Row("depth_1000_over_eager", training.measure_depth_1000_over_eager, at_least=3, kinds=("cuda",)),
+    Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25, on_images=True),
+    Row("augment_over_torchvision_batches", training.measure_augment_over_torchvision_batches, on_images=True),
+    Row("compiled_over_eager", training.measure_compiled_over_eager, at_least=1.1, on_images=True),
+    Row("ghost_over_plain_batchnorm", training.measure_ghost_over_plain_batchnorm, at_most=1.25, on_images=True),
+    Row("ghost_over_loop", training.measure_ghost_over_loop),
+    Row("scalar_over_none", training.measure_scalar_over_none, at_most=1.02, on_images=True),
+    Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
+    Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
+    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), at_most=2.5, kinds=("cuda",)),
+    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), at_most=2.5, kinds=("cuda",)),
+    Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
+    Row("flops_over_matrix_product", training.measure_achieved_flops),
+    Row("first_step_seconds", first_step_seconds),
+    Row("step_peak_memory", step_peak_memory),
+    Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
+    Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
+)
+
+
+def run(
+    only: Sequence[str] = (),
+    device: str | None = None,
+    rows: Sequence[Row] = ROWS,
+    data_folder: Path | None = None,
+) -> list[Result]:
+    """Measure the rows named in `only`, or all; progress goes to stderr.
+
+    data_folder: where CIFAR-10's files are; without it, and without SHALLOWPATHS_DATA, images are random.
+
+    Raises:
+        ValueError: no row for this device has such a name; a device that this machine does not have.
+    """
+    where = resolve_device(device)
+    here = [row for row in rows if where.type in row.kinds]
+    for name in only:
+        one_of(f"row for {where.type}", name, [row.name for row in here])
+    chosen = [row for row in here if not only or row.name in only]
+    said, results = f"{device_name(where)}, torch {torch.__version__}", []
+    for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
+        bar.set_description(row.name)
+        value, detail = row.measure(where, data_folder) if row.on_images else row.measure(where)
+        results.append(Result(row.name, said, value, row.target, row.holds(value), detail))
+    return results
+
+
+def write(results: Sequence[Result], path: Path) -> None:
+    """Write the results as a JSON list, whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    unfinished.replace(path)
+
+
+def _network_and_images(device: torch.device, depth: int, width: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    network = WideResNet(depth, width, "batchnorm", generator=generator)
+    return network.to(device), torch.randn(batch, 3, 32, 32, generator=generator).to(device)
+
+
+def _forward(network: nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        network(images)
+
+
+def _in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> float:
+    """Bytes, above what the process held before it built the network."""
+    where = torch.device(device)
+    signal_statistics(
+        *_network_and_images(where, depth=10, width=1, batch=2)
+    )  # torch loads parts of itself at first use
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    before = _peak_bytes(where)
+    if what == "step":
+        training.one_step(device)
+        return _peak_bytes(where) - before
+    network, images = _network_and_images(where, depth, width, batch)
+    if what == "measure":
+        signal_statistics(network, images)
+    else:
+        _forward(network, images)
+    return _peak_bytes(where) - before
+
+
+def _peak_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * float(line.split()[1])
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return unit * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,0 +1,115 @@
+"""How the jobs of a sweep are done: one after the other, or several at a time by worker processes.
+
+A job is a list of configs that are trained together: one run, or several as lanes. Both executors take jobs and the
+function that trains one, start a job only when there is room for it, and give each job's records back as it ends. An
+executor over several machines would have the same shape.
+"""
+
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+import torch
+from loky import ProcessPoolExecutor
+from loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
+
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
+
+log = logging.getLogger(__name__)
+Job = list[RunConfig]
+Records = list[RunRecord]
+MOST_DEATHS = 3  # of workers, one after the other, without any job done in between
+LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
+
+
+def one_by_one(jobs: Iterable[Job], train: Callable[[Job], Records]) -> Iterator[Records]:
+    """Every job in this process."""
+    return map(train, jobs)
+
+
+def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes: int) -> Iterator[Records]:
+    """So many jobs at a time, each in a worker process with its share of torch's threads; records in order of their end.
+
+    The share follows from `processes` alone, also where there are fewer jobs: a run's last digits follow from its threads.
+    A worker that dies is reported, and what was under way is done again, from its last checkpoint on.
+
+    Raises:
+        ValueError: workers die again and again; and what `train` raises. Whatever ends this ends the workers.
+    """
+    warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
+    jobs, under_way, deaths, pool = iter(jobs), {}, 0, _pool(processes)
+    try:
+        while True:
+            with _without_interrupts():  # which the workers inherit: this process alone answers Ctrl-C
+                for job in itertools.islice(jobs, processes - len(under_way)):
+                    under_way[pool.submit(train, job)] = job
+            if not under_way:
+                return
+            wait(under_way, return_when=FIRST_COMPLETED)
+            for future in [f for f in under_way if f.done() and not _died(f)]:
+                deaths = 0
+                del under_way[future]
+                yield future.result()
+            if any(_died(future) for future in under_way):
+                deaths += 1
+                log.warning("a worker process died; what was under way goes on from its last checkpoint")
+                pool.shutdown(kill_workers=True)
+                if deaths == MOST_DEATHS:
+                    names = "; ".join(
+                        f"{c.recipe}, depth {c.depth}, batch_size {c.batch_size}" for c, *_ in under_way.values()
+                    )
+                    raise ValueError(
+                        f"{deaths} worker processes died one after the other, of too little memory perhaps: {names}"
+                    )
+                jobs, under_way, pool = itertools.chain(list(under_way.values()), jobs), {}, _pool(processes)
+    finally:
+        pool.shutdown(kill_workers=True)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    share = max(1, torch.get_num_threads() // processes)
+    return ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(), share))
+
+
+def _died(future: Future) -> bool:
+    """Whether the job was lost with its worker."""
+    return future.done() and isinstance(future.exception(), TerminatedWorkerError)
+
+
+def _begin(sweep: int, threads: int) -> None:
+    """What a worker does first."""
+    torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and a worker that is killed would leave it behind
+    threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
+
+
+def _end_with(sweep: int) -> None:
+    """A sweep that was killed leaves no worker behind. What this one did is saved, but for a minute."""
+    while os.getppid() == sweep:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C is put off to the end of this block, and never reaches processes that are started in it.
+
+    Without effect where the system has no such mask.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

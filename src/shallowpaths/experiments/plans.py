@@ -1,0 +1,150 @@
+"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`."""
+
+import dataclasses
+import difflib
+import itertools
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shallowpaths.training.config import RunConfig
+
+FOLDER = Path(__file__).parent / "shipped"
+NAMES: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+TABLES = ("description", "common", "grid", "runs")
+SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learning_rate")
+RATES = ("learning_rate", "effective_learning_rate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A list of runs with a name.
+
+    Attributes:
+        name: of a shipped plan, or the file's.
+        description: what the plan is for, one or a few sentences.
+        configs: the runs, in order, each once.
+    """
+
+    name: str
+    description: str
+    configs: tuple[RunConfig, ...]
+
+
+def read_plan(name_or_path: str | Path) -> Plan:
+    """The shipped plan of that name, or the plan in that file.
+
+    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which
+    a list stands for one run per value and several lists for every combination, and any number of tables `[[runs]]`,
+    one run each. Settings are RunConfig's, or `effective_learning_rate` instead of `learning_rate`. A rate may be
+    written as a power, "2^-3", or as all whole powers of 2 of a range, "2^-3..2^0".
+
+    Raises:
+        ValueError: no such plan, no TOML, an unknown key, a bad value, or a run that stands in it twice.
+    """
+    path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"plan {str(name_or_path)!r}: neither a file that can be read nor a shipped plan. Shipped are {', '.join(NAMES)}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"plan {path.name} is no TOML: {error}") from error
+    try:
+        return _plan(path.stem, content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"plan {path.name}: {error}") from error
+
+
+def _plan(name: str, content: dict[str, Any]) -> Plan:
+    _known(content, TABLES, "the plan")
+    common = content.get("common", {})
+    _known(_table(common, "common"), SETTINGS, "[common]")
+    configs = []
+    for kind in ("grid", "runs"):
+        tables = content.get(kind, [])
+        if not isinstance(tables, list):
+            raise ValueError(f"{kind} is no list of tables: write [[{kind}]], with two brackets")
+        for number, table in enumerate(tables, start=1):
+            where = f"[[{kind}]] number {number}"
+            _known(_table(table, where), SETTINGS, where)
+            settings = _merged(common, table, where)
+            if kind == "runs" and (lists := [key for key, value in settings.items() if len(value) != 1]):
+                raise ValueError(f"{where} gives {', '.join(lists)} several values: that is what [[grid]] is for")
+            configs += _product(settings)
+    if not configs:
+        raise ValueError("it holds no run: give it a [[grid]] or [[runs]]")
+    _no_run_twice(configs)
+    return Plan(name, " ".join(str(content.get("description", "")).split()), tuple(configs))
+
+
+def _merged(common: dict[str, Any], table: dict[str, Any], where: str) -> dict[str, list]:
+    """Every setting with its list of values; a table's own rate or budget stands instead of the common one."""
+    kept = dict(common)
+    for rivals in (RATES, ("epochs", "steps")):
+        if any(r in table for r in rivals):
+            kept = {k: v for k, v in kept.items() if k not in rivals}
+    settings = {**kept, **table}
+    if all(rate in settings for rate in RATES):
+        raise ValueError(f"{where}: give either learning_rate or effective_learning_rate, not both")
+    return {key: _values(key, value) for key, value in settings.items()}
+
+
+def _values(key: str, value: Any) -> list:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError(f"{key} is an empty list")
+    return list(itertools.chain.from_iterable(map(_rates, values))) if key in RATES else values
+
+
+def _rates(value: Any) -> list[float]:
+    """A number, a power of 2 or a range of them, as a list of rates."""
+    if not isinstance(value, str):
+        return [value]
+    match = re.fullmatch(r"2\^(-?\d+)(?:\.\.2\^(-?\d+))?", value.replace(" ", ""))
+    if not match:
+        raise ValueError(f'rate {value!r}: write a number, a power of 2 as "2^-3", or a range of them as "2^-3..2^0"')
+    low, high = int(match[1]), int(match[2] or match[1])
+    if low > high:
+        raise ValueError(f"rate {value!r}: the range is empty, its lower end comes first")
+    try:
+        return [2.0**k for k in range(low, high + 1)]
+    except OverflowError as error:
+        raise ValueError(f"rate {value!r} is larger than any number of this machine") from error
+
+
+def _product(settings: dict[str, list]) -> Iterator[RunConfig]:
+    for values in itertools.product(*settings.values()):
+        chosen = dict(zip(settings, values, strict=True))
+        rate = chosen.pop("effective_learning_rate", None)
+        yield RunConfig(**chosen) if rate is None else RunConfig.at_effective_rate(rate, **chosen)
+
+
+def _no_run_twice(configs: list[RunConfig]) -> None:
+    """A run is a function of its config, so a second one would only cost time."""
+    key, count = Counter(c.key for c in configs).most_common(1)[0]
+    if count > 1:
+        run = next(c for c in configs if c.key == key)
+        raise ValueError(
+            f"a run stands in it {count} times: {run.recipe}, {run.network}, depth {run.depth}, batch size {run.batch_size}, "
+            f"learning rate {run.learning_rate:g}, seed {run.seed}"
+        )
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is no table of settings")
+    return value
+
+
+def _known(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"{where} has no key {key!r}; {hint}Choose from {', '.join(known)}")

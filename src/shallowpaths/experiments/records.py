@@ -1,0 +1,195 @@
+"""What many runs say together: mean and spread over seeds, and the best learning rate."""
+
+import itertools
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from shallowpaths.training.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the runs of one setting, over seeds, say together.
+
+    Attributes:
+        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished, or the best of them; None if none
+            did, and no standard deviation of a single one.
+        train_loss: mean training loss over the last epoch; infinite if any run diverged.
+        finished, diverged: number of runs.
+    """
+
+    accuracy: float | None
+    accuracy_std: float | None
+    train_loss: float
+    finished: int
+    diverged: int
+
+
+def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
+    """One Point from the runs of one setting.
+
+    Args:
+        best: take the accuracy's mean and standard deviation over this many of the finished runs, those with the highest
+            test accuracy (the protocol's "best 5 of 7"); None takes all. It flatters every method alike.
+
+    Raises:
+        ValueError: no record was given, or `best` is below 1.
+    """
+    runs = list(records)
+    if not runs:
+        raise ValueError("there is no record to summarise")
+    if best is not None and best < 1:
+        raise ValueError(f"best {best} must be at least 1")
+    all_accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    accuracies = sorted(all_accuracies, reverse=True)[:best]
+    return Point(
+        accuracy=statistics.fmean(accuracies) if accuracies else None,
+        accuracy_std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        train_loss=statistics.fmean(r.train_loss for r in runs),
+        finished=len(all_accuracies),
+        diverged=len(runs) - len(all_accuracies),
+    )
+
+
+def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[RunRecord]]:
+    """Records by the values of some of their config's settings, in order of first appearance."""
+    groups: dict[tuple, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        groups[tuple(getattr(record.config, s) for s in settings)].append(record)
+    return dict(groups)
+
+
+def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """Records in groups that differ in learning rate and seed only, in order of first appearance."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        setting = {**record.config.to_dict(), "learning_rate": 0, "seed": 0}
+        groups[json.dumps(setting, sort_keys=True)].append(record)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class BestRate:
+    """The best learning rate of a grid.
+
+    Attributes:
+        effective_rate: the best effective learning rate; None if no rate trained.
+        loss: the criterion's mean there.
+        as_good: smallest and largest effective rate whose mean lies within one standard error of the best.
+        largest_stable: going up from the best rate, the last one before the first at which a run is not stable; None if
+            no rate trained. Rates below the best are not asked: a run that is only slow is not unstable.
+        on_edge: "low" or "high" if the best rate is the grid's end: the true optimum may lie beyond it.
+        between_rates: where a parabola through the best rate and its two neighbours, in the logarithms of rate and
+            criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable.
+    """
+
+    effective_rate: float | None
+    loss: float
+    as_good: tuple[float, float] | None
+    largest_stable: float | None
+    on_edge: str | None
+    between_rates: float | None
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence if the grid does not show where the optimum is, else None."""
+        if self.on_edge is None:
+            return None
+        beyond = {"low": "smaller", "high": "larger"}[self.on_edge]
+        return f"the best rate, {self.effective_rate:g}, is the grid's {self.on_edge} edge: try {beyond} rates too"
+
+
+def final_train_loss(record: RunRecord) -> float:
+    """The training loss over the last epoch, infinite for a diverged run: the default criterion of `best_rate`."""
+    return record.train_loss
+
+
+def validation_error(record: RunRecord) -> float:
+    """The share of the validation split that is classified wrongly after the last epoch, infinite for a diverged run.
+
+    Raises:
+        ValueError: the run held nothing out to choose on.
+    """
+    if record.outcome == "diverged":
+        return math.inf
+    if record.validation_accuracy is None:
+        raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
+    return 1 - record.validation_accuracy
+
+
+def best_rate(
+    records: Iterable[RunRecord],
+    criterion: Callable[[RunRecord], float] = final_train_loss,
+    stable_below: float = float("inf"),
+) -> BestRate:
+    """The rate with the smallest mean criterion, among records that differ in learning rate and seed only.
+
+    Args:
+        criterion: what shall be small; infinite for a failed run.
+        stable_below: a run is stable if its criterion is finite and below this, for example the loss of guessing.
+
+    Raises:
+        ValueError: no record, or records that differ in another setting.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("there is no record to choose a rate from")
+    if len(by_setting(records)) > 1:
+        raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
+    by_rate = {
+        rate: [criterion(r) for r in runs]
+        for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())
+    }
+    stable = {rate: all(value < stable_below for value in values) for rate, values in by_rate.items()}
+    means = {rate: statistics.fmean(values) for rate, values in by_rate.items() if stable[rate]}
+    if not means:
+        return BestRate(None, float("inf"), None, None, None, None)
+    best = min(means, key=means.__getitem__)
+    margin = statistics.stdev(by_rate[best]) / len(by_rate[best]) ** 0.5 if len(by_rate[best]) > 1 else 0.0
+    as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
+    from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in by_rate if rate >= best))
+    rates = list(by_rate)
+    edge = "high" if best == rates[-1] else "low" if best == rates[0] else None
+    return BestRate(best, means[best], (as_good[0], as_good[-1]), max(from_best_up), edge, _vertex(means, best, rates))
+
+
+def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float:
+    """The minimum of the parabola through the best mean and its neighbours, for equal steps of log rate."""
+    place = rates.index(best)
+    low, high = (means.get(rate) for rate in (rates[max(place - 1, 0)], rates[min(place + 1, len(rates) - 1)]))
+    if place in (0, len(rates) - 1) or not (low and high and means[best] > 0):
+        return best
+    left, right = math.log(low / means[best]), math.log(high / means[best])  # both at least 0
+    if left + right == 0:
+        return best
+    step = (rates[place + 1] / rates[place - 1]) ** 0.5
+    return best * step ** ((left - right) / (left + right) / 2)
+
+
+def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
+    """The smallest effective rate whose final training loss is `loss`, between the grid's rates.
+
+    Interpolated in the logarithms of rate and loss, over records that differ in learning rate and seed only.
+
+    Raises:
+        ValueError: the smallest rate of the grid is below that loss already, or none reaches it; no record, or a loss
+            that has no logarithm.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("there is no record to choose a rate from")
+    if not 0 < loss < math.inf:
+        raise ValueError(f"loss {loss!r} must be above 0 and finite: rates are interpolated in its logarithm")
+    by_rate = sorted(group_by(records, "effective_learning_rate").items())
+    means = [(rate, statistics.fmean(final_train_loss(r) for r in runs)) for (rate,), runs in by_rate]
+    for (rate, above), (next_rate, below) in itertools.pairwise(means):
+        if above >= loss >= below and math.isfinite(above):
+            if below <= 0:
+                return next_rate  # no logarithm to interpolate in
+            part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
+            return rate * (next_rate / rate) ** part
+    raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")

@@ -1,0 +1,21 @@
+"""Residual networks: one class per architecture, one residual block; what stands on the branch is a Recipe.
+
+A block ends in a ResidualAddition, a module of its own: it sees the skip path and the finished branch just before they
+meet, which is where the paper's quantities live and where `shallowpaths.measure` looks. Imports recipes and theory.
+"""
+
+from shallowpaths.networks.architectures import ResidualMLP, WideResNet, count_parameters
+from shallowpaths.networks.ghost import GhostBatchNorm
+from shallowpaths.networks.residual import ResidualAddition, ResidualBlock, ResidualNetwork, Scale, Shift
+
+__all__ = [
+    "GhostBatchNorm",
+    "ResidualAddition",
+    "ResidualBlock",
+    "ResidualMLP",
+    "ResidualNetwork",
+    "Scale",
+    "Shift",
+    "WideResNet",
+    "count_parameters",
+]

@@ -1,0 +1,170 @@
+"""The architectures, one class each: the paper's Wide-ResNet, and the fully connected network of its theory."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths.networks.ghost import GhostBatchNorm
+from shallowpaths.networks.residual import (
+    Convolution,
+    FullyConnected,
+    Normalization,
+    Preactivation,
+    ResidualBlock,
+    ResidualNetwork,
+)
+from shallowpaths.recipes import Recipe, get_recipe
+from shallowpaths.theory.checks import number, one_of, whole
+from shallowpaths.theory.depth import blocks_of
+
+ACTIVATIONS = ("relu", "linear")
+IMAGE_CHANNELS = (16, 32, 64)  # of the Wide-ResNet's three stages, before the width factor
+
+
+class WideResNet(ResidualNetwork):
+    """The paper's n-k Wide-ResNet (Zagoruyko and Komodakis 2016): three stages of (n - 4) / 6 blocks of two 3x3 convolutions.
+
+    Args:
+        depth: n = 6 m + 4.
+        width: k, the factor on the stages' 16, 32 and 64 channels.
+        recipe: a recipe's name or a Recipe.
+        channels, classes: of the images, of the labels.
+        dropout: rate before the classifier, used by recipes that have dropout.
+        generator: source of the initial weights; None uses torch's own random state.
+        ghost_batch: images over which batch normalization takes its statistics; None takes the whole batch.
+
+    Shapes:
+        [N, channels, H, W] -> [N, classes], for any H and W of at least 4.
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 1,
+        recipe: str | Recipe = "batchnorm",
+        channels: int = 3,
+        classes: int = 10,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        ghost_batch: int | None = None,
+    ):
+        super().__init__()
+        count = blocks_of(depth, "wide-resnet")
+        for name, value in (("width", width), ("channels", channels), ("classes", classes)):
+            whole(name, value)
+        self.recipe, self.activation = _as_recipe(recipe), "relu"
+        conv = functools.partial(Convolution, bias=self.recipe.biases)
+        normalization = _normalization(nn.BatchNorm2d, ghost_batch)
+        with torch.device("cpu"):
+            self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
+            blocks, inputs = [], IMAGE_CHANNELS[0]
+            for stage, outputs in enumerate(width * c for c in IMAGE_CHANNELS):
+                for index in range(count // 3):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    layers = [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
+                    projects = self.recipe.skip_path and (stride > 1 or inputs != outputs)
+                    shortcut = conv(inputs, outputs, 1, stride) if projects else None
+                    blocks.append(ResidualBlock(layers, self.recipe, count, normalization, shortcut=shortcut))
+                    inputs = outputs
+            self.blocks = nn.Sequential(*blocks)
+            self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
+        self.reset_parameters(generator)
+
+
+class ResidualMLP(ResidualNetwork):
+    """A fully connected residual network: the setting in which the theory is exact as the width grows.
+
+    Args:
+        depth: n, an even number; there are d = (n - 4) / 2 blocks, as many as in the Wide-ResNet of that depth.
+        width: units of every hidden layer.
+        recipe: a recipe's name or a Recipe.
+        inputs, classes: numbers of input features and of labels.
+        layers_per_block: fully connected layers on each branch.
+        activation: "relu", or "linear" for none.
+        dropout, generator, ghost_batch: as in WideResNet.
+
+    Shapes:
+        [N, inputs], or anything that flattens to it -> [N, classes].
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 64,
+        recipe: str | Recipe = "batchnorm",
+        inputs: int = 64,
+        classes: int = 10,
+        layers_per_block: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        ghost_batch: int | None = None,
+    ):
+        super().__init__()
+        count = blocks_of(depth, "residual-mlp")
+        sizes = {"width": width, "inputs": inputs, "classes": classes, "layers_per_block": layers_per_block}
+        for name, value in sizes.items():
+            whole(name, value)
+        one_of("activation", activation, ACTIVATIONS)
+        self.recipe, self.activation = _as_recipe(recipe), activation
+        if "depth rescaling" in self.recipe.fixup and layers_per_block < 2:
+            raise ValueError(
+                f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2"
+            )
+        linear = functools.partial(FullyConnected, bias=self.recipe.biases)
+        normalization = _normalization(nn.BatchNorm1d, ghost_batch)
+        with torch.device("cpu"):
+            self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
+            self.blocks = nn.Sequential(
+                *(
+                    ResidualBlock(
+                        [linear(width, width) for _ in range(layers_per_block)],
+                        self.recipe,
+                        count,
+                        normalization,
+                        activation,
+                    )
+                    for _ in range(count)
+                )
+            )
+            self.head = _head(width, classes, self.recipe, normalization, activation, dropout, pool=False)
+        self.reset_parameters(generator)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+class _GlobalAveragePool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C]
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+
+def _head(
+    channels: int,
+    classes: int,
+    recipe: Recipe,
+    normalization: Normalization,
+    activation: str,
+    dropout: float,
+    pool: bool,
+) -> nn.Sequential:
+    number("dropout", dropout, at_least=0, below=1)
+    parts = [
+        Preactivation(channels, recipe, normalization if recipe.normalizes_end else None, activation),
+        _GlobalAveragePool() if pool else None,
+        nn.Dropout(dropout) if recipe.dropout else None,
+        FullyConnected(channels, classes),
+    ]
+    return nn.Sequential(*(part for part in parts if part is not None))
+
+
+def _normalization(whole_batch: Normalization, ghost_batch: int | None) -> Normalization:
+    return whole_batch if ghost_batch is None else functools.partial(GhostBatchNorm, ghost_batch=ghost_batch)
+
+
+def _as_recipe(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else get_recipe(recipe)

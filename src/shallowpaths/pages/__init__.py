@@ -1,0 +1,4 @@
+"""What a chapter of the book shows: its start and its claims, tables, plots, and explorers that need no kernel.
+
+Imports everything but the command and the bench.
+"""

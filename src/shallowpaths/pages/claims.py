@@ -1,0 +1,181 @@
+"""The book's claims. What is claimed stands once, in `ledger/`: a page of TOML for each letter, a table for each claim.
+
+    [B1]                       # or ["B1 stages"], where a claim has parts: the id is the first word
+    whose = "paper"            # or "ours"
+    statement = "With BN on the branch the second moment of the skip path grows as l ({kind})"
+    prediction = "l"           # in words or as a formula
+    tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
+
+A chapter adds the numbers, and the facts in curly brackets, and shows all of its claims as one table. Their data lie in the
+notebook's output too, for the book's ledger of claims.
+"""
+
+import functools
+import html
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from shallowpaths.theory.checks import one_of
+
+MIME = "application/vnd.shallowpaths.claims+json"
+FOLDER = Path(__file__).parent / "ledger"
+FIELDS = ("whose", "statement", "prediction", "tolerance")
+
+Numbers = float | Sequence[float] | np.ndarray
+
+
+class ClaimFailed(AssertionError):
+    """A measurement contradicts what the chapter says."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checked claim.
+
+    Attributes:
+        name: in the ledger; its first word is the id, for example "B3".
+        whose, statement, prediction, rule: as the ledger has them; rule is its tolerance, in words.
+        predicted, measured, tolerance: numbers, or several that are compared one by one; for a claim whose answer is yes or
+            no, predicted and tolerance are None and measured says what was seen.
+        holds: the verdict.
+    """
+
+    name: str
+    whose: str
+    statement: str
+    prediction: str
+    rule: str
+    predicted: float | list[float] | None
+    measured: float | list[float] | str
+    tolerance: float | list[float] | None
+    holds: bool
+
+    @property
+    def id(self) -> str:
+        """As in the list of claims."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """What a table shows of it, by column."""
+        predicted = self.prediction if self.predicted is None else f"{self.prediction}: {_text(self.predicted)}"
+        return {
+            "id": self.id,
+            "statement": self.statement,
+            "predicted": predicted,
+            "measured": _text(self.measured),
+            "tolerance": "yes or no" if self.tolerance is None else f"± {_text(self.tolerance)}",
+            "verdict": "holds" if self.holds else "DOES NOT HOLD",
+        }
+
+
+@functools.cache
+def ledger() -> dict[str, dict[str, str]]:
+    """Every claim of the book as it is stated, by name.
+
+    Raises:
+        ValueError: a claim lacks a field, or has an unknown one.
+    """
+    stated: dict[str, dict[str, str]] = {}
+    for page in sorted(FOLDER.glob("*.toml")):
+        stated |= tomllib.loads(page.read_text(encoding="utf-8"))
+    for name, fields in stated.items():
+        if set(fields) != set(FIELDS):
+            raise ValueError(f"claim {name!r} has the fields {', '.join(fields)}, not {', '.join(FIELDS)}")
+    return stated
+
+
+def compared(name: str, predicted: Numbers, measured: Numbers, tolerance: Numbers, **facts: Any) -> Claim:
+    """A claim about numbers: every measured one lies within `tolerance` of the predicted one, in absolute terms.
+
+    Args:
+        name: in the ledger. facts: what its sentences have in curly brackets.
+        predicted, measured, tolerance: numbers, or arrays that broadcast to one shape. What is not finite does not hold.
+
+    Raises:
+        ValueError: no such claim; a fact is missing; a tolerance that is negative or not finite, or nothing measured.
+    """
+    columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
+    wanted, found, allowed = np.broadcast_arrays(*columns)
+    if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
+        raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
+    with np.errstate(invalid="ignore"):
+        holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
+    return _claim(name, facts, *map(_plain, (predicted, measured, tolerance)), holds)
+
+
+def judged(name: str, holds: bool | np.bool_, measured: str, **facts: Any) -> Claim:
+    """A claim whose answer is yes or no; arguments and errors as `compared`. measured: what was seen, with its numbers."""
+    return _claim(name, facts, None, measured, None, bool(holds))
+
+
+def _claim(name: str, facts: dict[str, Any], *values: Any) -> Claim:
+    one_of("claim", name, ledger())
+    stated = ledger()[name]
+    try:
+        said = [stated[field].format(**facts) for field in FIELDS]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
+    return Claim(name, *said, *values)
+
+
+@dataclass(frozen=True)
+class ClaimTable:
+    """Checked claims, one a row."""
+
+    claims: tuple[Claim, ...]
+
+    @classmethod
+    def of(cls, letter: str, checked: Sequence[Claim]) -> Self:
+        """The table, if all hold and none of the ledger's page is missing; else it is shown, and ClaimFailed raised."""
+        table = cls(tuple(checked))
+        known = {claim.name for claim in checked}
+        failed = [f"{claim.id} does not hold: {claim.statement}" for claim in checked if not claim.holds]
+        failed += [f"{name} was not checked" for name in ledger() if name[0] == letter and name not in known]
+        if failed:
+            from IPython.display import display  # only a notebook needs it
+
+            display(table)
+            raise ClaimFailed("; ".join(failed))
+        return table
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
+        rows = "".join(f"<tr>{''.join(_cell(c, *item) for item in c.cells.items())}</tr>" for c in self.claims)
+        head = "".join(f"<th>{name}</th>" for name in (self.claims[0].cells if self.claims else ()))
+        page = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        return {
+            "text/html": page,
+            "text/plain": repr(self),
+            MIME: [asdict(claim) | {"id": claim.id} for claim in self.claims],
+        }
+
+    def __repr__(self) -> str:
+        return "\n".join("; ".join((*claim.cells.values(), claim.rule)) for claim in self.claims)
+
+
+def _cell(claim: Claim, column: str, text: str) -> str:
+    """A cell of the table; the tolerance unfolds into its rule."""
+    shown = html.escape(text)
+    if column == "tolerance":
+        shown = f"<details><summary>{shown}</summary>{html.escape(claim.rule)}</details>"
+    kind = f' class="{"holds" if claim.holds else "fails"}"' if column == "verdict" else ""
+    return f'<td data-label="{column}"{kind}>{shown}</td>'
+
+
+def _plain(value: Any) -> float | list[float]:
+    array = np.asarray(value, dtype=np.float64)
+    numbers = [float(v) if math.isfinite(v) else str(v) for v in array.ravel()]  # JSON knows no NaN
+    return numbers[0] if array.ndim == 0 else numbers
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        shown = [_text(v) for v in value]
+        return ", ".join(shown if len(shown) <= 5 else [*shown[:2], "…", *shown[-2:]])
+    return value if isinstance(value, str) else f"{value:.3g}"

@@ -1,0 +1,22 @@
+"""Figures with controls: they redraw in the static book without a kernel, and in Jupyter they are ipywidgets.
+
+An Explorer is a few controls and one function that turns their values into a Picture. The book gets every state's
+numbers beside the page and draws them with `book/_assets/explorer.js`; Jupyter calls the function.
+"""
+
+from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
+from shallowpaths.pages.explorers.paths import path_explorer
+from shallowpaths.pages.explorers.pictures import Picture, Series
+from shallowpaths.pages.explorers.signals import downscaling_explorer, signal_explorer
+
+__all__ = [
+    "Control",
+    "Explorer",
+    "Picture",
+    "Series",
+    "downscaling_explorer",
+    "menu",
+    "path_explorer",
+    "signal_explorer",
+    "slider",
+]

@@ -1,0 +1,225 @@
+"""What an explorer shows in one state: curves, axes and the same in words; and its drawing as an SVG."""
+
+import html
+import io
+import itertools
+import math
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike
+
+from shallowpaths.pages.plots import style_of
+
+KINDS = ("theory", "measured", "band", "mean")
+_INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve of a picture.
+
+    Attributes:
+        kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "band"
+            (shaded from `y` to `top`) or "mean" (a vertical line at each x).
+        name: what the legend calls it.
+        x, y, top: of equal length; `y` is empty for "mean", `top` for all but "band". Points that are not finite are
+            left out.
+        recipe: whose colour and marker it has; none for theory and band.
+    """
+
+    kind: str
+    name: str
+    x: ArrayLike
+    y: ArrayLike = ()
+    top: ArrayLike = ()
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a series of kind {self.kind!r} is unknown: choose from {', '.join(KINDS)}")
+        columns = {name: np.asarray(getattr(self, name), dtype=float) for name in self.columns}
+        if len({column.shape for column in columns.values()}) > 1:
+            raise ValueError(f"the columns of {self.name!r} have lengths {[c.size for c in columns.values()]}")
+        good = np.all([np.isfinite(column) for column in columns.values()], axis=0)
+        for name, column in columns.items():
+            object.__setattr__(self, name, column[good])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a series of this kind has."""
+        return {"band": ("x", "y", "top"), "mean": ("x",)}.get(self.kind, ("x", "y"))
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """How it is drawn: name, kind, and the recipe's colour and marker."""
+        own = style_of(self.recipe) if self.recipe else {}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "color": own.get("color", "currentColor"),
+            "marker": own.get("marker", "o"),
+            "hollow": own.get("markerfacecolor") == "none",
+        }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One state of an explorer.
+
+    Attributes:
+        x_label, y_label: of the axes, in plain text.
+        series: the curves.
+        words: the picture in words, with its numbers; the text alternative.
+        log_x, log_y: logarithmic axes.
+        x_limits: of the horizontal axis; None fits the curves.
+    """
+
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    words: str
+    log_x: bool = False
+    log_y: bool = False
+    x_limits: tuple[float, float] | None = None
+
+    @property
+    def axes(self) -> dict[str, "Axis"]:
+        """The two axes, "x" and "y"."""
+        points = [s for s in self.series if s.kind in ("theory", "measured")]
+        return {
+            "x": Axis(self.x_label, self.log_x, self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)),
+            "y": Axis(self.y_label, self.log_y, _limits([s.y for s in points], self.log_y, room=0.06)),
+        }
+
+    def svg(self) -> str:
+        """The picture as an inline SVG in the colour of the page's text: the same for light and dark pages."""
+        ink = {f"{part}.color": _INK for part in ("text", "xtick", "ytick")}
+        ink |= {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "svg.fonttype": "none", "svg.hashsalt": "explorer"}
+        ink |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}
+        with mpl.rc_context(ink):
+            figure = Figure(figsize=(6.4, 3.9))
+            axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
+            for series in self.series:
+                _draw(axes, series)
+            for name, axis in self.axes.items():
+                _set_axis(axes, name, axis)
+            axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
+            axes.legend(frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
+            file = io.StringIO()
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        return _inline(file.getvalue(), self.words)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its label, whether it is logarithmic, from where to where it goes."""
+
+    label: str
+    log: bool
+    limits: tuple[float, float]
+
+    @property
+    def ticks(self) -> list[float]:
+        """At powers of ten, eight of them at most, or at 1, 2 and 5 times these where they are few; round numbers if linear."""
+        low, high = self.limits
+        if not self.log:
+            return [float(f"{tick:.6g}") for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        step = math.ceil(len(decades) / 8)
+        powers = [float(f"1e{decade}") for decade in decades if decade % step == 0 and decade <= 308]
+        powers = [tick for tick in powers if 0.999 * low <= tick <= 1.001 * high]
+        if len(powers) > 2:
+            return powers
+        fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+        return [tick for tick in fine if 0.999 * low <= tick <= 1.001 * high] or [low, high]
+
+    @property
+    def packed(self) -> dict[str, Any]:
+        """What the book's script draws it from."""
+        ticks = self.ticks
+        return {
+            "label": self.label,
+            "log": self.log,
+            "limits": self.limits,
+            "ticks": ticks,
+            "words": list(map(spoken, ticks)),
+        }
+
+
+def spoken(value: float, digits: int = 3) -> str:
+    """A number for readers: "0.25", "1500", "3.2·10¹⁸"."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{float(f'{value:.{digits}g}'):g}"
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    mantissa = f"{float(mantissa):g}"
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
+
+
+def thin(blocks: int, dense: int = 16, per_octave: int = 9) -> np.ndarray:
+    """Block numbers 1 ... blocks that a picture shows: all at first, then `per_octave` in each doubling, and the powers of 2.
+
+    A deeper network's numbers begin with those of a shallower one, so that their curves can share their data.
+    """
+    octaves = np.arange(dense.bit_length() - 1, 40)
+    steps = np.round(2.0 ** (octaves[:, None] + np.arange(per_octave) / per_octave)).astype(int)
+    numbers = np.unique(np.concatenate([np.arange(1, dense + 1), steps.ravel(), [blocks]]))
+    return numbers[numbers <= blocks]
+
+
+def _limits(columns: list[np.ndarray], log: bool, room: float) -> tuple[float, float]:
+    """From least to largest, with some room; never empty, and only positive on a logarithmic axis."""
+    values = np.concatenate([*columns, []])
+    values = values[values > 0] if log else values
+    if values.size == 0:
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    low, high = float(values.min()), float(values.max())
+    if log:
+        low, high = np.log10([low, high])
+    spare = room * (high - low) or (0.0 if high > low else 0.3 if log else 0.5)
+    low, high = low - spare, high + spare
+    return tuple(float(f"{v:.4g}") for v in ((10**low, 10 ** min(high, 308.0)) if log else (low, high)))
+
+
+def _draw(axes: Axes, series: Series) -> None:
+    style = style_of(series.recipe) if series.recipe else {}
+    if series.kind == "theory":
+        axes.plot(series.x, series.y, color=_INK, linewidth=1.0, zorder=3, label=series.name)
+    elif series.kind == "band":
+        axes.fill_between(series.x, series.y, series.top, color=_INK, alpha=0.15, linewidth=0, label=series.name)
+    elif series.kind == "measured":
+        axes.plot(series.x, series.y, **style, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
+    else:
+        for x in series.x:
+            axes.axvline(x, color=style.get("color", _INK), linestyle="--", linewidth=1.6, label=series.name)
+
+
+def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
+    axes.set(**{f"{name}scale": "log" if axis.log else "linear", f"{name}lim": axis.limits, f"{name}label": axis.label})
+    drawn = axes.xaxis if name == "x" else axes.yaxis
+    drawn.set_major_locator(FixedLocator(axis.ticks))
+    drawn.set_major_formatter(FixedFormatter(list(map(spoken, axis.ticks))))
+    drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
+
+
+def _inline(svg: str, words: str) -> str:
+    """matplotlib's SVG for use within a page: no prologue, no fixed size, no ids twice, the page's colour, a name."""
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    number = itertools.count()
+    names: dict[str, str] = {}
+    prefix = f"p{zlib.crc32(svg.encode()):08x}"
+    svg = re.sub(r' id="((?:figure|axes|patch|line2d|text|legend|matplotlib|[xy]tick|FillBetween)[^"]*)"', "", svg)
+    for name in re.findall(r' id="([^"]+)"', svg):
+        names.setdefault(name, f"{prefix}-{next(number)}")
+    svg = re.sub(r'((?: id="|#))([\w-]+)(?=["\)])', lambda m: m[1] + names.get(m[2], m[2]), svg)
+    head = f'<svg role="img" aria-label="{html.escape(words)}" style="max-width:100%;height:auto"'
+    return svg.replace("<svg", head, 1)

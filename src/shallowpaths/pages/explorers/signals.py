@@ -1,0 +1,245 @@
+"""Explorers of the signal: variance, branch share and batch normalization's downscaling, block by block."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from shallowpaths import theory
+from shallowpaths.measure import SignalStatistics, signal_statistics
+from shallowpaths.networks import ResidualMLP
+from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
+from shallowpaths.pages.explorers.pictures import Picture, Series, spoken, thin
+from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
+
+BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
+ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+ACTIVATION_WORDS = {"linear": "linear", "relu": "ReLU"}
+DEEPEST = 1000
+BATCH = 64  # Gaussian inputs, independent of each other
+QUANTITIES = {
+    "skip_variance": "skip variance Var(xˡ)",
+    "branch_share": "branch share",
+    "branch_variance": "branch variance",
+    "skip_second_moment": "second moment of xˡ",
+    "downscaling": "√Var(xˡ), by which BN divides",
+}
+_BAND = {"skip_variance": 1.0, "skip_second_moment": 1.0, "downscaling": 0.5}  # power of the second moment
+
+
+def signal_explorer(
+    recipes: Sequence[str] = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"),
+    quantities: Sequence[str] = ("skip_variance", "branch_share"),
+    *,
+    widths: Sequence[int] = (16, 64),
+    blocks: Sequence[int] = BLOCKS,
+    alphas: Sequence[float] = ALPHAS,
+    measured_blocks: int = 128,
+    seed: int = 0,
+    start: Mapping[str, Any] | None = None,
+    title: str = "The signal, block by block",
+) -> Explorer:
+    """A quantity of the signal in fully connected networks of any recipe, predicted and measured.
+
+    Args:
+        recipes: for the menu; "skipinit" has a slider for alpha.
+        quantities: of QUANTITIES, for the menu.
+        widths, blocks, alphas: for the sliders.
+        measured_blocks: real networks are built up to this depth; beyond, theory stands alone.
+        seed: of the networks' weights and of the inputs.
+        start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
+    """
+    for quantity in quantities:
+        if quantity not in QUANTITIES:
+            raise ValueError(f"quantity {quantity!r} is unknown: choose from {', '.join(QUANTITIES)}")
+    given = dict(start or {})
+    controls = [
+        menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}, given.pop("quantity", None)),
+        *recipe_controls(recipes, blocks, alphas, given),
+        menu("activation", "activation", ACTIVATION_WORDS, given.pop("activation", "relu")),
+        slider("width", "width", widths, given.pop("width", widths[-1])),
+    ]
+    if given:
+        raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
+    networks = Networks(measured_blocks, seed)
+
+    def compute(
+        quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
+    ) -> Picture:
+        chosen = recipe_of(recipe, alpha)
+        line, band = predicted_quantity(chosen, quantity, blocks, activation, width)
+        seen = networks.measured(chosen, quantity, blocks, activation, width)
+        said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks of width {width}"
+        words = f"{said}. {_words(quantity, line, seen)}"
+        log_x = chosen.normalizes_branch or quantity == "branch_share"
+        return Picture(
+            "block l", QUANTITIES[quantity], _series(recipe, line, band, seen), words, log_x, bool(np.all(line > 0))
+        )
+
+    return Explorer(title, controls, compute)
+
+
+def downscaling_explorer(
+    recipes: Sequence[str] = ("batchnorm", "batchnorm-on-skip", "zero-gamma"), **options: Any
+) -> Explorer:
+    """By how much batch normalization scales each branch down, and what comes of it; options as `signal_explorer`."""
+    defaults = {
+        "quantities": ("downscaling", "skip_variance", "branch_share"),
+        "title": "Batch normalization divides the branch by √Var(xˡ)",
+    }
+    return signal_explorer(recipes, **(defaults | options))
+
+
+def recipe_controls(
+    recipes: Sequence[str], blocks: Sequence[int], alphas: Sequence[float], start: dict[str, Any]
+) -> list[Control]:
+    """A menu of recipes, alpha where SkipInit is among them, and the number of blocks; takes their values from `start`."""
+    for name in recipes:
+        get_recipe(name)
+    if not np.isfinite(alphas).all():
+        raise ValueError(f"alphas are {tuple(alphas)}: an alpha that is nan or infinite cannot be")
+    chosen = [menu("recipe", "recipe", recipes, start.pop("recipe", None))]
+    if "skipinit" in recipes:
+        only = {"recipe": ("skipinit",)}
+        chosen.append(slider("alpha", "alpha", alphas, start.pop("alpha", alphas[0]), only, fine_steps(alphas)))
+    wanted = 64 if 64 in blocks else blocks[-1]
+    chosen.append(slider("blocks", "blocks d", blocks, start.pop("blocks", wanted), finer=finer_blocks(blocks)))
+    return chosen
+
+
+def fine_steps(alphas: Sequence[float]) -> tuple[float, ...]:
+    """Alpha in steps of 0.05 between the given values, for Jupyter."""
+    steps = np.round(np.arange(min(alphas), max(alphas), 0.05), 4).tolist()
+    return tuple(sorted({*steps, *alphas}))
+
+
+def finer_blocks(blocks: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of blocks in steps of about 8 % between the given ones, for Jupyter."""
+    return tuple(sorted({*thin(max(blocks)).tolist(), *blocks} - set(range(1, min(blocks)))))
+
+
+def recipe_of(recipe: str, alpha: float | None) -> Recipe:
+    """The recipe of a menu's entry; alpha counts for "skipinit" alone."""
+    return get_recipe(f"skipinit-{alpha}" if recipe == "skipinit" and alpha else recipe)
+
+
+def recipe_words(recipe: str, alpha: float | None) -> str:
+    """The recipe as a reader would say it."""
+    return f"skipinit with alpha {alpha or 0:g}" if recipe == "skipinit" else recipe
+
+
+def depends_on_depth(recipe: Recipe) -> bool:
+    """Whether a block's initialization depends on how many blocks there are."""
+    return recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
+
+
+@functools.lru_cache(maxsize=512)
+def predicted_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
+    """What theory says of a ResidualMLP of this recipe, as `measure.predicted_signal` does, without building it."""
+    alpha = recipe.initial_alpha(blocks)
+    scale = theory.fixup_layer_scale(blocks) if "depth rescaling" in recipe.fixup else 1.0
+    return theory.signal(
+        blocks,
+        normalization=recipe.normalization,
+        alpha=scale if alpha is None else alpha,
+        output_scale=recipe.output_scale,
+        zero_branch=recipe.starts_as_identity,
+        skip_path=recipe.skip_path,
+        activation=activation,
+    )
+
+
+def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
+    """A prediction whose first `blocks` entries hold for that many blocks, forward: from one deep network where it can be."""
+    return predicted_signal(recipe, blocks if depends_on_depth(recipe) else max(blocks, DEEPEST), activation)
+
+
+@functools.lru_cache(maxsize=512)
+def _spread(recipe: Recipe, blocks: int, activation: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors on the second moment, down and up, that two standard deviations over networks make."""
+    signal = forward_signal(recipe, blocks, activation)
+    with np.errstate(over="ignore"):
+        return theory.finite_width(signal, width, BATCH).band(np.ones_like(signal.block), deviations=2)
+
+
+def predicted_quantity(
+    recipe: Recipe, quantity: str, blocks: int, activation: str, width: int
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """A quantity for l = 1 ... d, and where networks of this width are expected, or None where no theory says."""
+    line = getattr(forward_signal(recipe, blocks, activation), quantity)[:blocks]
+    if quantity not in _BAND:
+        return line, None
+    low, high = _spread(recipe, blocks if depends_on_depth(recipe) else DEEPEST, activation, width)
+    with np.errstate(over="ignore"):
+        return line, tuple(factor[:blocks] ** _BAND[quantity] * line for factor in (low, high))
+
+
+class Networks:
+    """Real networks at initialization, measured when first asked for.
+
+    A block at initialization knows nothing of those after it. So one deep network, cut, stands for every depth, and
+    SkipInit's alpha is set in the same network.
+    """
+
+    def __init__(self, deepest: int, seed: int):
+        self.deepest, self.seed = deepest, seed
+        self._build = functools.lru_cache(maxsize=4)(self._build_deepest)
+        self._measure = functools.lru_cache(maxsize=None)(self._measure_first)
+
+    def measured(self, recipe: Recipe, quantity: str, blocks: int, activation: str, width: int) -> np.ndarray | None:
+        """A quantity for l = 1 ... d, or up to the deepest block there is or the block at which float32 overflows.
+
+        None where the recipe depends on the depth and no network is that deep.
+        """
+        own = depends_on_depth(recipe)
+        if own and blocks > self.deepest:
+            return None
+        statistics = self._measure(recipe, blocks if own else self.deepest, activation, width)
+        values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
+        broken = ~np.isfinite(values)
+        return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
+
+    def _measure_first(self, recipe: Recipe, blocks: int, activation: str, width: int) -> SignalStatistics:
+        alpha = recipe.initial_alpha(blocks)
+        fixup = "depth rescaling" in recipe.fixup
+        network = self._build(recipe.name if alpha is None else "skipinit-1", blocks if fixup else self.deepest,
+                              activation, width)  # fmt: skip
+        if alpha is not None:
+            for block in network.blocks:
+                nn.init.constant_(block.scale.alpha, alpha)
+        inputs = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(self.seed))
+        return signal_statistics(nn.Sequential(network.input_layer, network.blocks[:blocks]), inputs)
+
+    def _build_deepest(self, recipe: str, blocks: int, activation: str, width: int) -> ResidualMLP:
+        weights = torch.Generator().manual_seed(self.seed + 1)
+        return ResidualMLP(2 * blocks + 4, width, recipe, inputs=width, activation=activation, generator=weights)
+
+
+def _series(
+    recipe: str, line: np.ndarray, band: tuple[np.ndarray, np.ndarray] | None, seen: np.ndarray | None
+) -> tuple[Series, ...]:
+    blocks = thin(len(line))
+    series = [Series("theory", "predicted", blocks, line[blocks - 1])]
+    if band is not None:
+        series.insert(0, Series("band", "expected at this width", blocks, *(edge[blocks - 1] for edge in band)))
+    if seen is not None and len(seen):
+        marks = blocks[blocks <= len(seen)]
+        series.append(Series("measured", f"measured, {recipe}", marks, seen[marks - 1], recipe=recipe))
+    return tuple(series)
+
+
+def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
+    """The numbers of a picture: both ends of prediction and measurement."""
+    ends = [f"{spoken(values[0])} at block 1 to {spoken(values[-1])}" for values in (line, seen) if values is not None]
+    words = f"{quantity.replace('_', ' ').capitalize()}: predicted {ends[0]} at block {len(line)}"
+    if quantity == "downscaling":
+        middle, root = line[(len(line) - 1) // 2], math.sqrt(len(line))
+        words += f", {spoken(middle)} in the middle, where √d is {spoken(root)}"
+    if seen is None:
+        return f"{words}; not measured at this depth."
+    last = "" if len(seen) == len(line) else ", the last one measured"
+    return f"{words}; measured {ends[1]} at block {len(seen)}{last}."

@@ -1,0 +1,106 @@
+"""Path lengths: how the signal is spread over them, and their mean."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from shallowpaths.pages.plots.figure import (
+    BookFigure,
+    blocks_on_log_axes,
+    check_predicted,
+    new_axes,
+    plain_log_ticks,
+    predict,
+    style_of,
+)
+
+
+def path_lengths(
+    measured: Mapping[str, Sequence[np.ndarray]],
+    predicted: Mapping[str, np.ndarray],
+    *,
+    columns: int = 3,
+    lengths: tuple[float, float] | None = None,
+) -> BookFigure:
+    """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
+
+    Args:
+        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by recipe. What follows a
+            comma in a name, as in "batchnorm, linear", tells several groups of one recipe apart.
+        predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
+        columns: panels side by side.
+        lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
+            shares are.
+    """
+    check_predicted(measured, predicted)
+    means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
+
+    def draw() -> Figure:
+        rows = -(-len(measured) // columns)
+        figure = Figure(figsize=(3.0 * min(columns, len(measured)), 2.9 * rows), layout="constrained")
+        panels = figure.subplots(rows, min(columns, len(measured)), squeeze=False).ravel()
+        for axes, (name, networks) in zip(panels, measured.items(), strict=False):
+            marks = style_of(name.partition(",")[0]) | {"linestyle": "none", "markersize": 4}
+            for number, shares in enumerate(networks):
+                axes.plot(np.arange(len(shares)), shares, **marks, label=None if number else "measured")
+            predict(axes, np.arange(len(predicted[name])), predicted[name], label="predicted")
+            axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]), xlabel="branches taken")
+            axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        for axes in panels[len(measured) :]:
+            axes.set_axis_off()
+        panels[0].set_ylabel("share of the signal")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        return figure
+
+    said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
+    return BookFigure(draw, f"Share of the signal by path length. Mean length: {said}.")
+
+
+def path_length_by_blocks(
+    measured: Mapping[str, Mapping[int, Sequence[float]]], predicted: Mapping[str, Mapping[int, float]]
+) -> BookFigure:
+    """The mean path length against the number of blocks, on logarithmic axes: one mark a network, one line a prediction.
+
+    Args:
+        measured: mean lengths, one a network, by number of blocks and by recipe; names as in `path_lengths`.
+        predicted: by the same names, the mean length for as many numbers of blocks as the line needs.
+    """
+    check_predicted(measured, predicted)
+
+    def draw() -> Figure:
+        figure, (axes,) = new_axes(1)
+        before: list[str] = []
+        for name, by_blocks in measured.items():
+            recipe = name.partition(",")[0]
+            others = {"markerfacecolor": "none", "marker": "^v<>"[before.count(recipe) % 4 - 1]}
+            style = style_of(recipe) | (others if recipe in before else {})
+            before.append(recipe)
+            points = [(blocks, value) for blocks, values in by_blocks.items() for value in values]
+            axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none", "markersize": 6}, label=name)
+        for i, line in enumerate(predicted.values()):
+            predict(axes, list(line), list(line.values()), label="predicted" if i == 0 else None)
+        blocks_on_log_axes(axes, measured.values(), "mean path length")
+        plain_log_ticks(axes)
+        return figure
+
+    said = "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{np.mean(v):.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, v in by_blocks.items()
+        )
+        for name, by_blocks in measured.items()
+    )
+    return BookFigure(draw, f"Mean path length by number of blocks: {said}.")
+
+
+def _mean_length(spectra: Sequence[np.ndarray]) -> float:
+    """Mean path length of some spectra's average; shares that were cut off at the end are left out."""
+    return float(np.mean([np.arange(len(shares)) @ shares / np.sum(shares) for shares in spectra]))
+
+
+def _where_it_matters(spectra: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The lengths at which a spectrum has more than a hundredth of its largest share, with room beside them."""
+    carrying = np.concatenate([np.flatnonzero(shares > 0.01 * np.max(shares)) for shares in spectra])
+    return max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)

@@ -1,0 +1,166 @@
+"""Learning rates: what each comes to, which is best, which is stable."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from shallowpaths.experiments.records import best_rate, group_by, summarise
+from shallowpaths.pages.plots.figure import (
+    CROSS,
+    BookFigure,
+    all_records,
+    legend_beside,
+    new_axes,
+    plain_log_ticks,
+    predict,
+    rate_words,
+    style_of,
+    words,
+)
+from shallowpaths.theory.checks import one_of
+from shallowpaths.training.record import RunRecord
+
+LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the panels
+
+
+def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str = "batch_size") -> BookFigure:
+    """Final training loss against the effective learning rate, a panel for each batch size, one line a recipe.
+
+    Args:
+        guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
+        panels: the setting that has a panel for each of its values, "batch_size" or "depth".
+    """
+    runs = all_records(records)
+    one_of("panels", panels, ("batch_size", "depth"))
+    sizes = sorted({getattr(r.config, panels) for r in runs})
+    word = words(panels).removesuffix(" size")
+    first = runs[0].config.recipe
+
+    def draw() -> Figure:
+        figure, all_axes = new_axes(len(sizes))
+        for axes, size in zip(all_axes, sizes, strict=True):
+            here = [r for r in runs if getattr(r.config, panels) == size]
+            for (name,), group in group_by(here, "recipe").items():
+                by_rate = {
+                    rate: summarise(g).train_loss
+                    for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())
+                }
+                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+                axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
+                failed = [rate for rate in by_rate if rate not in good]
+                size_now = 9 if name == first else 6  # crosses on one spot can be told apart
+                cross = CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
+                axes.plot(failed, [guessing] * len(failed), **style_of(name) | cross)
+            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
+            axes.set(xlabel="effective rate", title=f"{word} {size}")
+            axes.set_xscale("log", base=2)
+            plain_log_ticks(axes)
+        figure.supylabel("final training loss", size=mpl.rcParams["axes.labelsize"])
+        handles, names = all_axes[0].get_legend_handles_labels()
+        columns = max(2, int(figure.get_figwidth() / LEGEND_COLUMN))
+        figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)))
+        return figure
+
+    said = "; ".join(
+        f"{recipe} at {word} {size}: best rate {rate_words(best_rate(g, stable_below=guessing).effective_rate)}"
+        for (recipe, size), g in group_by(runs, "recipe", panels).items()
+    )
+    return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
+
+
+def rate_by_batch_size(
+    records: Iterable[RunRecord],
+    *,
+    guessing: float,
+    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> BookFigure:
+    """Best and largest stable effective learning rate against batch size, one colour a recipe.
+
+    Args:
+        guessing: the loss of guessing; a run that ends above it counts as unstable.
+        predicted: by recipe, batch sizes and the rates predicted for them.
+    """
+    groups = group_by(all_records(records), "recipe", "batch_size")
+    best = {key: best_rate(g, stable_below=guessing) for key, g in sorted(groups.items(), key=lambda item: item[0][1])}
+    sizes_run = sorted({size for _, size in groups})
+
+    def draw() -> Figure:
+        figure, (axes,) = new_axes(1)
+        for name in dict.fromkeys(recipe for recipe, _ in groups):
+            mine = {size: b for (recipe, size), b in best.items() if recipe == name}
+            style = style_of(name)
+            chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
+            axes.plot(list(chosen), [b.between_rates for b in chosen.values()], **style, label=f"{name}: best")
+            stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
+            axes.plot(
+                list(stable),
+                list(stable.values()),
+                color=style["color"],
+                marker="_",
+                markersize=12,
+                linestyle="--",
+                label=f"{name}: largest stable",
+            )
+        for dash, (name, (sizes, rates)) in zip(
+            itertools.cycle(("-", "-.", ":")), (predicted or {}).items(), strict=False
+        ):
+            predict(axes, sizes, rates, label=f"{name}: best, predicted", linestyle=dash)
+        axes.set(xlabel="batch size", ylabel="effective learning rate")
+        if any(b.effective_rate is not None for b in best.values()):
+            axes.set_yscale("log", base=2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes_run, [str(size) for size in sizes_run])
+        legend_beside(axes)
+        return figure
+
+    said = "; ".join(
+        f"{recipe} at batch {size}: best {rate_words(b.effective_rate)}, largest stable {rate_words(b.largest_stable)}"
+        for (recipe, size), b in best.items()
+    )
+    return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
+
+
+def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
+    """Final training loss against effective learning rate over batch size, a panel a recipe, one line a batch size.
+
+    Where SGD depends on that ratio alone, the lines lie on each other: that is the prediction.
+
+    Args:
+        guessing: the loss of guessing; runs above it, or diverged, are not drawn.
+    """
+    groups = group_by(all_records(records), "recipe", "batch_size")
+    names = list(dict.fromkeys(recipe for recipe, _ in groups))
+    losses = {
+        (name, size): {
+            rate / size: summarise(g).train_loss
+            for (rate,), g in sorted(group_by(runs, "effective_learning_rate").items())
+        }
+        for (name, size), runs in sorted(groups.items(), key=lambda item: item[0][1])
+    }
+    dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(("-", "--", "-.", ":")), strict=False))
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(1.4 + 4.0 * len(names), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
+            for (_, size), by_rate in ((key, value) for key, value in losses.items() if key[0] == name):
+                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+                style = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
+                axes.plot(list(good), list(good.values()), **style)
+            axes.set(xlabel="effective rate / batch size", title=name)
+            axes.set_xscale("log", base=2)
+            if any(loss < guessing for by_rate in losses.values() for loss in by_rate.values()):
+                plain_log_ticks(axes)
+        panels[0].set_ylabel("final training loss")
+        panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return figure
+
+    said = "; ".join(
+        f"{name} at batch {size}: "
+        + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in by_rate.items() if loss < guessing)
+        for (name, size), by_rate in losses.items()
+    )
+    return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")

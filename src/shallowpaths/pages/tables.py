@@ -1,0 +1,40 @@
+"""Tables of a chapter: one look, numbers aligned, readable on dark and on narrow pages."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headers; Jupyter shows it."""
+
+    rows: tuple[tuple[Any, ...], ...]
+    headers: tuple[str, ...]
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
+        page = tabulate(self.rows, self.headers, tablefmt="html")
+        return {"text/html": f'<div class="book-table">{page}</div>', "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return tabulate(self.rows, self.headers)
+
+
+def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Table:
+    """A table; columns of numbers are aligned to the right.
+
+    Args:
+        rows: a cell for each header; None is shown as a dash.
+        digits: significant ones of a number that is not whole.
+
+    Raises:
+        ValueError: no row, or one with another number of cells.
+    """
+    listed = [
+        tuple("–" if c is None else f"{c:.{digits}g}" if isinstance(c, float) else c for c in row) for row in rows
+    ]
+    if not listed or any(len(row) != len(headers) for row in listed):
+        raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
+    return Table(tuple(listed), tuple(headers))

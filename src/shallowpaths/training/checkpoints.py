@@ -1,0 +1,180 @@
+"""Where an interrupted run stands, on disk: weights and numbers only, never code, so that loading one runs nothing."""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shallowpaths.training.record import versions
+from shallowpaths.training.runs import Trainable
+
+FORMAT = "shallowpaths checkpoint 2"
+UNFINISHED = ".unfinished"
+FIELDS = ("configs", "position", "states", "generators")
+
+
+@dataclass
+class Position:
+    """How far a run has come, or several that are trained together.
+
+    Attributes:
+        results: for each run what is known of its record: its outcome, "running" until it has one, and its curve.
+        epoch: the epoch that is under way, from 0.
+        seconds: training time so far.
+        taken: loss and accuracy of each step that this epoch has taken: one number, or one for each of several runs.
+    """
+
+    results: list[dict[str, Any]]
+    epoch: int = 0
+    seconds: float = 0.0
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+
+Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
+
+
+def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
+    """The file in which the checkpoint of a run lies, or of several that are trained together: no two share one.
+
+    keys: RunConfig.key of each.
+    """
+    name = keys[0]
+    if len(keys) > 1:
+        name = f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[: len(name)]}-lanes"
+    return Path(folder).expanduser() / f"{name}.checkpoint"
+
+
+def prepare(folder: str | os.PathLike) -> None:
+    """Make the folder, and write to it once, so that a run does not learn after an hour that it cannot be saved.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    try:
+        folder = Path(folder).expanduser()
+    except RuntimeError as error:  # pathlib's word for a home that is not there
+        raise ValueError(f"the checkpoint folder {folder} cannot be found: {error}") from error
+    probe = folder / f"probe-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
+
+
+def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> None:
+    """Write a checkpoint. Whenever the process is killed, the file holds either the old or the new one, whole.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the old checkpoint still stands.
+    """
+    content = {
+        "format": FORMAT,
+        "configs": configs,
+        "versions": _versions(),
+        "position": vars(position) | {"taken": _table(position.taken)},
+        "states": runs.states(),
+        "generators": _generators(runs.device.type),
+    }
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        torch.save(content, unfinished)  # by name: torch would make its own error of a Ctrl-C amid Python's writes
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except RuntimeError as error:  # what torch's zip writer makes of a full disk
+        raise OSError(f"the checkpoint {path} could not be written: {str(error).splitlines()[0]}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint, and what a process that was killed while it wrote one left behind."""
+    for file in (path, *path.parent.glob(f"{path.name}.*{UNFINISHED}")):
+        file.unlink(missing_ok=True)
+
+
+def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
+    """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
+
+    Raises:
+        ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
+    """
+    content = _read(path)
+    if content["configs"] != configs:
+        pairs = list(zip(configs, content["configs"], strict=False))
+        differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
+        raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
+    if content["versions"] != _versions():
+        was, now = (
+            ", ".join(f"{name} {number}" for name, number in v.items()) for v in (content["versions"], _versions())
+        )
+        raise ValueError(
+            f"the checkpoint {path} is of another version, {was}; this is {now}. "
+            "Delete it to start the run afresh, or resume it with the versions that it was made with"
+        )
+    try:
+        runs.load(content["states"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
+    for device, state in content["generators"].items():
+        {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
+    taken = [tuple(step) for step in content["position"]["taken"].to(runs.device)]
+    return Position(**content["position"] | {"taken": taken})
+
+
+def _table(taken: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """What steps came to, [S, 2] or [S, 2, L]: as one tensor, for an epoch may have thousands."""
+    return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's content, after a look at what kind of file it is."""
+    if not zipfile.is_zipfile(path):  # the end of the file holds a zip archive's table: this finds cut ones too
+        raise ValueError(f"{path} is no checkpoint of this package, or it was cut short: delete it to start afresh")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch writes each part's check sum, and does not look at it
+                raise zipfile.BadZipFile
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds code, which a checkpoint of this package never does, and was not loaded: "
+            "delete it to start afresh"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not all(f in content for f in FIELDS):
+        raise ValueError(f"{path} is no checkpoint of this package, or of another version of its format")
+    return content
+
+
+def _generators(device: str) -> dict[str, torch.Tensor]:
+    """torch's random states, which dropout draws from; order and augmentation follow from seed and epoch."""
+    on_device = {"cuda": torch.cuda, "mps": torch.mps}
+    states = {"cpu": torch.get_rng_state()}
+    return states | {device: on_device[device].get_rng_state()} if device in on_device else states
+
+
+def _versions() -> dict[str, str]:
+    """What must be the same for the rest of the run to come out bit for bit."""
+    return {name: str(versions()[name]) for name in ("shallowpaths", "torch")}
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; some systems cannot open a folder, and there it lasts anyway."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

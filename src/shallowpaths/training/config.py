@@ -1,0 +1,167 @@
+"""What is asked of a run: RunConfig, validated where it is made. Importing it does not load torch."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shallowpaths.recipes import get_recipe
+from shallowpaths.theory import checks
+from shallowpaths.theory.depth import NETWORKS, blocks_of
+
+DATA = ("digits", "cifar10")
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("paper", "constant")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+CHOICES = {"network": NETWORKS, "data": DATA, "schedule": SCHEDULES, "precision": PRECISIONS, "device": DEVICES}
+DEFAULT_EPOCHS = 5
+FLOAT32_ALMOST_LARGEST = 3e38
+LARGEST = {"depth": 10**5, "width": 10**6, "batch_size": 10**6, "ghost_batch": 10**6, "epochs": 10**6, "steps": 10**9}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, completely: `train` is a function of this.
+
+    Attributes:
+        recipe: what stands on the residual branches (`shallowpaths recipes` lists them).
+        network: "wide-resnet" or "residual-mlp".
+        depth: n, which gives d = (n - 4) / 2 residual blocks.
+        width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
+        data: "digits" (8 x 8 grey, ships with scikit-learn) or "cifar10".
+        epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
+        steps: the budget, as optimizer steps, instead of epochs.
+        batch_size: images per step.
+        ghost_batch: images over which batch normalization takes its statistics in training; None takes the whole batch.
+        learning_rate: the optimizer's own rate, not the effective one (see `effective_learning_rate`).
+        momentum: heavy-ball momentum of SGD.
+        l2: coefficient of the L2 penalty that is added to the gradient.
+        l2_on_scalars: whether it also acts on alpha, biases and normalization parameters.
+        schedule: "paper" (constant, then halved every tenth of the second half) or "constant".
+        dropout: rate before the classifier, for recipes that have dropout.
+        augment: random crop and, on CIFAR-10, flip.
+        validation: fraction of the training set held out to choose rates on; 0 trains on everything.
+        seed: initialization, order, augmentation and dropout all follow from it.
+        precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
+        device: "auto" takes CUDA where it is, then MPS, then the CPU.
+    """
+
+    recipe: str = "batchnorm"
+    network: str = "wide-resnet"
+    depth: int = 16
+    width: int = 1
+    data: str = "digits"
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 64
+    ghost_batch: int | None = None
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    l2: float = 5e-4
+    l2_on_scalars: bool = True
+    schedule: str = "paper"
+    dropout: float = 0.6
+    augment: bool = True
+    validation: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)  # one name, one key
+        blocks_of(self.depth, self.network)
+        for name, allowed in CHOICES.items():
+            checks.one_of(name, getattr(self, name), allowed)
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given: set one of them to None")
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+        for name, largest in LARGEST.items():
+            if getattr(self, name) is not None:
+                least = 2 if name == "ghost_batch" else 1  # one image has no variance
+                checks.whole(name, getattr(self, name), least, largest)
+                object.__setattr__(self, name, int(getattr(self, name)))  # numpy's whole numbers have no JSON
+        checks.seed(self.seed)
+        checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
+        checks.number("l2", self.l2, at_least=0, below=FLOAT32_ALMOST_LARGEST)
+        for name in ("momentum", "dropout", "validation"):
+            checks.number(name, getattr(self, name), at_least=0, below=1)
+        for name in ("l2_on_scalars", "augment"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be True or False")
+        for name in ("learning_rate", "l2", "momentum", "dropout", "validation"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
+
+    def total_steps(self, images: int) -> int:
+        """Optimizer steps of the whole run on a training split of `images` images."""
+        return self.steps if self.epochs is None else self.epochs * images // self.batch_size
+
+    def split(self, images: int) -> int:
+        """How many of a data set's `images` training images are trained on.
+
+        Raises:
+            ValueError: this run cannot be trained on so many images: nothing is left to train or to validate on, the batch
+                is larger than what is left, or a batch normalization would see one value and no variance.
+        """
+        held = round(self.validation * images)
+        if self.validation > 0 and not 0 < held < images:
+            raise ValueError(
+                f"validation {self.validation}: of {images} training images that leaves {held} to validate on"
+            )
+        left = images - held
+        if self.batch_size > left:
+            raise ValueError(
+                f"batch_size {self.batch_size} is larger than the training split, {left} images of {self.data}"
+            )
+        chunk = self.batch_size if self.ghost_batch is None else self.batch_size % self.ghost_batch
+        if chunk == 1 and self.network == "residual-mlp" and get_recipe(self.recipe).normalizes_end:
+            raise ValueError(
+                f"batch_size {self.batch_size}, ghost_batch {self.ghost_batch}: recipe {self.recipe!r} has batch "
+                "normalization, and in a residual-mlp the one value that an image gives each unit has no variance: take "
+                "at least 2 images together"
+            )
+        return left
+
+    @property
+    def blocks(self) -> int:
+        """d, the number of residual blocks."""
+        return blocks_of(self.depth, self.network)
+
+    @property
+    def effective_learning_rate(self) -> float:
+        """learning_rate / (1 - momentum): the step that a constant gradient ends up making."""
+        return self.learning_rate / (1 - self.momentum)
+
+    @classmethod
+    def at_effective_rate(cls, effective_learning_rate: float, **settings: Any) -> Self:
+        """A config whose rate is given as the effective one; every other setting as in RunConfig."""
+        if "learning_rate" in settings:
+            raise ValueError("give either learning_rate or effective_learning_rate, not both")
+        momentum = settings.get("momentum", cls.momentum)
+        checks.number("momentum", momentum, at_least=0, below=1)
+        checks.number("effective_learning_rate", effective_learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
+        return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting, as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; a setting that does not exist is an error."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"settings {', '.join(unknown)} are unknown: choose from {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @property
+    def key(self) -> str:
+        """A short name that two configs share exactly if all their settings agree."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,125 @@
+"""Learning-rate lanes: runs that differ in learning rate and seed only, trained at the same time on one device.
+
+Weights, moving averages and velocities of all lanes lie in one stack; torch.func takes every lane's gradient at once.
+Small batches of small networks leave a device idle, and then many lanes cost hardly more than one.
+"""
+
+import copy
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths._device import arithmetic, autocast
+from shallowpaths.training.steps import Recorded, StepOptions, recorded
+
+
+class Lanes:
+    """Networks of one architecture in training, one a lane, each with its own learning rate.
+
+    A lane does what SGD of `steps.make_optimizer` does to its network alone, the moving averages of batch
+    normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
+
+    Args:
+        networks: one a lane. They are read here, and written by `write_back`.
+        momentum, l2, l2_on_scalars, precision: of all lanes, as in RunConfig.
+        options: `graph`, `tf32` and `deterministic` are heeded.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        options: StepOptions,
+        momentum: float,
+        l2: float,
+        l2_on_scalars: bool,
+        precision: str,
+    ):
+        self.networks, self.options = networks, options
+        self.momentum, self.l2, self.l2_on_scalars = momentum, l2, l2_on_scalars
+        self.device = next(networks[0].parameters()).device
+        self.recorded: Recorded | None = None
+        self.tried = not (self.options.graph and self.device.type == "cuda")
+        self.architecture = copy.deepcopy(networks[0]).train()  # of its own: the networks change mode to be evaluated
+        weights, self.buffers = torch.func.stack_module_state(list(networks))
+        trained = {name for name, p in networks[0].named_parameters() if p.requires_grad}
+        self.fixed = {name: p.detach() for name, p in weights.items() if name not in trained}
+        self.weights = {name: p.detach() for name, p in weights.items() if name in trained}
+        self.velocities = {name: torch.zeros_like(p) for name, p in self.weights.items()}
+        loss = functools.partial(_loss, self.architecture, precision)  # no method: it would keep the lanes alive
+        self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
+
+    def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of every lane.
+
+        Args:
+            images, labels: [L, B, C, H, W] and [L, B], a batch for each of the L lanes.
+            rates: [L], each lane's learning rate.
+
+        Returns:
+            Each lane's mean loss before the step and its share of right answers, [L].
+        """
+        with arithmetic(self.device, self.options.tf32, self.options.deterministic):
+            if not self.tried:
+                self._try(images, labels, rates)
+            return (self.recorded or self._take)(images, labels, rates)
+
+    def _try(self, *inputs: Tensor) -> None:
+        """Record the step; then weights, velocities and buffers are what they were."""
+        self.tried = True
+        stacks = [stack for part in self.states().values() for stack in part.values()]
+        before = [stack.clone() for stack in stacks]
+        self.recorded = recorded(self._take, inputs)
+        for stack, value in zip(stacks, before, strict=True):
+            stack.copy_(value)
+
+    def _take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        leaves = self.weights, self.fixed, self.buffers, images, labels
+        gradients, (losses, logits) = self._gradients(*leaves)
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                decays = weight.ndim - 1 >= 2 or self.l2_on_scalars  # the first dimension counts lanes
+                gradient = gradients[name].add_(weight, alpha=self.l2) if decays else gradients[name]
+                velocity = self.velocities[name].mul_(self.momentum).add_(gradient)
+                weight.sub_(rates.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)) * velocity)
+        return losses, (logits.argmax(2) == labels).float().mean(1)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Put every lane's weights and buffers into its network."""
+        for lane, network in enumerate(self.networks):
+            for name, value in (*network.named_parameters(), *network.named_buffers()):
+                stack = next(part for part in (self.weights, self.fixed, self.buffers) if name in part)
+                value.copy_(stack[name][lane])
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """What steps change, in stacks of all lanes."""
+        return {"weights": self.weights, "velocities": self.velocities, "buffers": self.buffers}
+
+    @torch.no_grad()
+    def load(self, states: dict[str, dict[str, Tensor]]) -> None:
+        """Take over what `states` gave."""
+        for part, stacks in self.states().items():
+            for name, stack in stacks.items():
+                found = states[part][name]
+                if found.shape != stack.shape:
+                    raise ValueError(f"{part} of {name} have shape {tuple(found.shape)}, not {tuple(stack.shape)}")
+                stack.copy_(found)
+        self.write_back()
+
+
+def _loss(
+    architecture: nn.Module,
+    precision: str,
+    weights: dict[str, Tensor],
+    fixed: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, Tensor]:
+    with autocast(images.device, precision):
+        logits = torch.func.functional_call(architecture, (weights, fixed, buffers), images)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels), logits

@@ -1,0 +1,144 @@
+"""What came of a run: RunRecord, and where and with what it was made."""
+
+import dataclasses
+import functools
+import json
+import math
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from shallowpaths.theory.checks import one_of
+from shallowpaths.training.config import RunConfig
+
+OUTCOMES = ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What came of a run, with everything needed to repeat it.
+
+    Attributes:
+        config: the run's settings, with the device resolved.
+        outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
+        curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
+            validation_loss and validation_accuracy.
+        test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
+        parameters: number of trainable parameters.
+        data_checksum: SHA-256 of the data set's tensors.
+        train_images: images that were trained on.
+        seconds: wall time of training, evaluation included, loading excluded.
+        lanes: how many runs were trained as one, this among them; `seconds` is then its share.
+        device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
+    """
+
+    config: RunConfig
+    outcome: str
+    curve: list[dict[str, float]]
+    diverged_step: int | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    parameters: int = 0
+    data_checksum: str = ""
+    train_images: int = 0
+    seconds: float = 0.0
+    lanes: int = 1
+    device_name: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+
+    CIRCUMSTANCES = ("seconds", "lanes", "device_name", "versions", "commit")
+
+    def __post_init__(self) -> None:
+        one_of("outcome", self.outcome, OUTCOMES)
+        if (self.outcome == "diverged") != (self.diverged_step is not None):
+            raise ValueError("a diverged run has a diverged_step, a finished one has none")
+        if self.outcome == "finished" and (not self.curve or self.test_accuracy is None):
+            raise ValueError("a finished run has a curve and a test accuracy")
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """Raise a ValueError where a value is not of its kind: records are read from files that anyone may write."""
+        good = isinstance(self.curve, list) and all(isinstance(point, dict) for point in self.curve)
+        if not good or not all(_is_number(value) for point in self.curve for value in point.values()):
+            raise ValueError("a curve is a list of dicts of finite numbers")
+        if not all("train_loss" in point for point in self.curve):
+            raise ValueError("each point of a curve has a train_loss")
+        for name in ("diverged_step", "test_accuracy", "test_loss", "parameters", "train_images", "seconds", "lanes"):
+            value = getattr(self, name)
+            if not (_is_number(value) or (value is None and getattr(type(self), name) is None)):
+                raise ValueError(f"{name} {value!r} must be a finite number")
+        for name, kind in (("data_checksum", str), ("device_name", str), ("versions", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} {getattr(self, name)!r} must be a {kind.__name__}")
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss over the last epoch; infinite if the run diverged."""
+        return math.inf if self.outcome == "diverged" else self.curve[-1]["train_loss"]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Accuracy on the validation split after the last epoch, if there is one."""
+        return self.curve[-1].get("validation_accuracy") if self.outcome == "finished" else None
+
+    def result(self) -> dict[str, Any]:
+        """What must be equal when the same config runs again on the same device: all but CIRCUMSTANCES."""
+        return {k: v for k, v in self.to_dict().items() if k not in self.CIRCUMSTANCES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The inverse of `to_json`; raises ValueError for a line that is no record."""
+        try:
+            values = json.loads(line)
+            config = RunConfig.from_dict(values.pop("config"))
+            return cls(config=config, **values)
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not a run record: {error}") from error
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number; a whole one beyond the largest float is none, a bool neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python, torch and this package."""
+    import torch  # records are read without it
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "shallowpaths": metadata.version("shallowpaths"),
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit that the package's source stands at, with "+" if it was changed since; None outside a checkout."""
+    here = Path(__file__).parents[1]
+    if not any((parent / ".git").exists() for parent in here.parents[1:3]):
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,204 @@
+"""Runs in training: what a config asks for becomes networks, steps and a timetable here, and is handed on as such."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from shallowpaths.data import Dataset, PaddedPixels
+from shallowpaths.networks import ResidualMLP, ResidualNetwork, WideResNet
+from shallowpaths.recipes import get_recipe
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
+from shallowpaths.training.lanes import Lanes
+from shallowpaths.training.steps import Step, StepOptions, default_options, make_optimizer
+
+MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
+
+Taken = list[tuple[Tensor, Tensor]]  # loss and accuracy of each step: one number, or one for each lane
+
+
+class Trainable(Protocol):
+    """One run in training, or several as lanes.
+
+    Attributes:
+        networks: one for each run; after an epoch they hold what was learned.
+        timetables: one for each run.
+        device, precision: where and in what all of them compute.
+    """
+
+    networks: Sequence[nn.Module]
+    timetables: Sequence[Timetable]
+    device: torch.device
+    precision: str
+
+    def epoch(self, number: int, on_step: Callable[[], object] = ..., taken: Taken | None = None) -> list[EpochResult]:
+        """Train for an epoch (from 0), call `on_step` after each step, and stop early once no loss is finite.
+
+        taken: the steps that were taken already, where the epoch was interrupted. It grows by each step, so that `on_step`
+            can save it; the epoch goes on behind it.
+        """
+
+    def states(self) -> dict[str, Any]:
+        """Weights, moving averages and velocities: tensors and numbers, in dicts and lists."""
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Take over what `states` gave. Raises RuntimeError, ValueError or KeyError where it does not fit."""
+
+
+class Run:
+    """One run in training: `run.epoch(0)`, `run.epoch(1)`, ... on `run.network`.
+
+    Args:
+        config: what is asked for.
+        data: on the device that it shall run on, after `hold_out`.
+        network: to be trained instead of a new one of the config's.
+        options: what makes the step fast; None takes the device's defaults.
+
+    Raises:
+        ValueError: the config's batch does not fit the data, see `RunConfig.split`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        network: nn.Module | None = None,
+        options: StepOptions | None = None,
+    ):
+        self.device, self.precision = data.train_images.device, config.precision
+        options = default_options(self.device) if options is None else options
+        network = build(config, data.image_shape, data.classes) if network is None else network
+        layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.network = network.to(self.device, memory_format=layout)
+        self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
+        optimizer = make_optimizer(self.network, config.learning_rate, config.momentum, config.l2, config.l2_on_scalars)
+        self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
+
+    def epoch(
+        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
+    ) -> list[EpochResult]:
+        """See Trainable."""
+        taken, (times,) = [] if taken is None else taken, self.timetables
+        rates = times.rates(number)
+        self.network.train()
+        take_steps(self.step.take, zip(*times.batches(number, self.step.data), rates, strict=True), on_step, taken)
+        return epoch_results(taken, rates)
+
+    def states(self) -> dict[str, Any]:
+        """See Trainable."""
+        return self.step.states()
+
+    def load(self, states: dict[str, Any]) -> None:
+        """See Trainable."""
+        self.step.load(states)
+
+
+class LaneRuns:
+    """Runs in training as lanes, each on its own images in its own order.
+
+    Args:
+        configs: they differ in MAY_DIFFER only, see `check_lanes`.
+        data, options: as in Run.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], data: Dataset, options: StepOptions | None = None):
+        first, images = configs[0], data.train_images
+        self.data, self.device, self.precision = data, images.device, first.precision
+        self.networks = [build(config, data.image_shape, data.classes).to(self.device) for config in configs]
+        self.timetables = [timetable(config, len(images)) for config in configs]
+        options = default_options(self.device) if options is None else options
+        self.lanes = Lanes(self.networks, options, first.momentum, first.l2, first.l2_on_scalars, first.precision)
+        self.pixels = PaddedPixels(images, data.padding, data.mean, data.std) if first.augment else None
+
+    def epoch(
+        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
+    ) -> list[EpochResult]:
+        """See Trainable."""
+        taken = [] if taken is None else taken
+        each = [times.batches(number, self.data) for times in self.timetables]
+        batches = (torch.stack(parts, dim=1) for parts in zip(*each, strict=True))  # [S, L, B, ...]
+        rates = [times.rates(number) for times in self.timetables]
+        on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
+        take_steps(self.take, zip(*batches, on_device, strict=True), on_step, taken)
+        self.lanes.write_back()
+        return epoch_results(taken, *rates)
+
+    def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of every run: as `Step.take`, with each run's own images [L, B], offsets, flips and rate."""
+        flat = index.flatten()
+        if self.pixels is not None:
+            images = self.pixels.standardized(flat, offsets.flatten(0, 1), flips.flatten())
+        else:
+            images = self.data.standardize(self.data.train_images[flat])
+        labels = self.data.train_labels[flat].view(index.shape)
+        return self.lanes.take(images.unflatten(0, index.shape), labels, rates)
+
+    def states(self) -> dict[str, Any]:
+        """See Trainable."""
+        return self.lanes.states()
+
+    def load(self, states: dict[str, Any]) -> None:
+        """See Trainable."""
+        self.lanes.load(states)
+
+
+def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
+    """The network that a run asks for, for images of shape (channels, height, width), initialized from the run's seed."""
+    common = {
+        "depth": config.depth,
+        "width": config.width,
+        "recipe": config.recipe,
+        "classes": classes,
+        "dropout": config.dropout,
+        "ghost_batch": config.ghost_batch,
+        "generator": torch.Generator().manual_seed(config.seed),
+    }
+    if config.network == "wide-resnet":
+        return WideResNet(channels=image_shape[0], **common)
+    return ResidualMLP(inputs=math.prod(image_shape), **common)
+
+
+def timetable(config: RunConfig, images: int) -> Timetable:
+    """A run's, on a training split of `images` images."""
+    steps = config.total_steps(images)
+    return Timetable(images, config.batch_size, steps, config.learning_rate, config.schedule, config.seed)
+
+
+def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
+    """The configs in groups of at most `lanes` that `check_lanes` passes, in the order of each group's first."""
+    groups: list[list[RunConfig]] = []
+    open_groups: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        shared = json.dumps({k: v for k, v in config.to_dict().items() if k not in MAY_DIFFER})
+        group = open_groups.get(shared)
+        if group is None or len(group) == lanes or _only_alone(config):
+            groups.append(group := [])
+            open_groups[shared] = group
+        group.append(config)
+    return groups
+
+
+def check_lanes(configs: Sequence[RunConfig]) -> None:
+    """Refuse with a ValueError what cannot be trained as lanes."""
+    if not configs:
+        raise ValueError("there is no config to train")
+    settings = [config.to_dict() for config in configs]
+    differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
+    if differing:
+        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
+    if reason := _only_alone(configs[0]):
+        raise ValueError(f"recipe {configs[0].recipe!r} has {reason}: its runs cannot be trained as lanes")
+
+
+def _only_alone(config: RunConfig) -> str | None:
+    """What a run has that no lane can have."""
+    recipe = get_recipe(config.recipe)
+    if recipe.dropout and config.dropout > 0:
+        return "dropout"
+    if recipe.normalizes_end and config.precision == "bfloat16":  # torch's rule for lanes takes float32 statistics only
+        return "batch normalization, which torch does not stack in bfloat16"
+    return None

@@ -1,0 +1,276 @@
+"""One training step, made fast without changing what it computes. Each ingredient can be switched off.
+
+Batches come from images that stay on the device, residual blocks may be compiled, and on CUDA the whole step may be
+recorded as a graph. What this machine cannot do is left out with one warning.
+"""
+
+import functools
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shallowpaths._device import arithmetic, autocast
+from shallowpaths.data import Dataset, PaddedPixels, crop_and_flip
+from shallowpaths.networks import ResidualNetwork
+
+log = logging.getLogger(__name__)
+WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
+VARIANTS = 4096  # compiled kinds of residual block that may live in one process; torch stops at 8, then says nothing
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What makes the step fast.
+
+    Attributes:
+        gather: crop and flip from padded images in one gather.
+        channels_last: activations in torch.channels_last.
+        compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
+        graph: CUDA only: the step is recorded once and replayed.
+        tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
+        deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
+            with torch 2.11 or newer.
+    """
+
+    gather: bool = True
+    channels_last: bool = True
+    compiled: bool = False
+    graph: bool = False
+    tf32: bool = False
+    deterministic: bool = True
+
+
+def default_options(device: torch.device) -> StepOptions:
+    """The fastest on this kind of device, by `shallowpaths bench`.
+
+    On a CPU, compiling costs half a minute or more before the first step, more than most runs on a CPU win back.
+    """
+    return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
+
+
+def make_optimizer(
+    network: nn.Module, learning_rate: float, momentum: float, l2: float, l2_on_scalars: bool, fused: bool | None = None
+) -> torch.optim.SGD:
+    """SGD with heavy-ball momentum; the L2 penalty on all weights, and where asked on scalars and vectors.
+
+    fused: one kernel for the update of a parameter; None takes it where torch has it.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters) if fused is None else fused
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": l2},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": l2 if l2_on_scalars else 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused)
+
+
+class Step:
+    """A network's step of SGD on images of `data`, which stay on their device.
+
+    Args:
+        optimizer: of `make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
+        augment, precision: as in RunConfig.
+
+    `take` is the step. Nothing in it makes the host wait for the device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        data: Dataset,
+        options: StepOptions,
+        augment: bool,
+        precision: str,
+    ):
+        self.device = data.train_images.device
+        self.network, self.optimizer, self.data, self.options = network, optimizer, data, options
+        self.augment, self.precision = augment, precision
+        gathers = options.gather and augment
+        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if gathers else None
+        compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
+        block_of = _compiled_block(self.options.deterministic) if compiled else None
+        self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
+        self.on_graph = self.options.graph and self.device.type == "cuda"
+        self.recorded: Recorded | None = None
+        self.tried = not (compiled or self.on_graph)  # what was not asked for cannot fail
+
+    def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+        """One step on the images at `index` [B], shifted by `offsets` [B, 2] and mirrored by `flips` [B].
+
+        Returns:
+            The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device.
+        """
+        with arithmetic(self.device, self.options.tf32, self.options.deterministic):
+            if not self.tried:
+                self._try(index, offsets, flips)
+            self._set_rate(rate)
+            return (self.recorded or self._step)(index, offsets, flips)
+
+    def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardized float32 images [B, C, H, W] and labels [B]."""
+        if self.pixels is not None:
+            images = self.pixels.standardized(index, offsets, flips)
+        else:
+            images = self.data.train_images[index]
+            images = crop_and_flip(images, self.data.padding, offsets, flips) if self.augment else images
+            images = self.data.standardize(images)
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout), self.data.train_labels[index]
+
+    def states(self) -> dict[str, Any]:
+        """Weights, moving averages and the optimizer's velocities, for a checkpoint."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, states: dict[str, Any]) -> None:
+        """Take over what `states` gave, before the first step."""
+        self.network.load_state_dict(states["network"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
+
+    def _step(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = self.batch(index, offsets, flips)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.precision):
+            logits = self.forward(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) == labels).float().mean()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _try(self, *inputs: Tensor) -> None:
+        """Compile and record; then the network, the optimizer and the random state are what they were."""
+        self.tried = True
+        state = _State(self.network, self.optimizer)
+        try:
+            self._step(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
+            self.forward = self.network
+        state.put_back()
+        if self.on_graph:
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+            self.recorded = recorded(self._step, inputs)
+            state.put_back()
+
+
+class Recorded:
+    """A function of CUDA tensors as a graph: a call replays it, and the host has one thing to do instead of thousands.
+
+    Args:
+        function: returns tensors, and changes others in place only. It is called here, a few times, for what it changes
+            to be put back by the caller.
+        inputs: what it is called with; all later calls have tensors of these shapes and types.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
+        self.inputs = [value.clone() for value in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        gc.collect()  # a graph that is freed while another one is recorded would spoil it
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+        self.graph.replay()
+        return tuple(output.clone() for output in self.outputs)
+
+
+def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Recorded | None:
+    """The function as a graph; None, announced once, where that does not work."""
+    try:
+        return Recorded(function, inputs)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
+        return None
+
+
+class _State:
+    """What a step changes, to be put back after steps that only try things out."""
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer):
+        self.optimizer = optimizer
+        self.tensors = [(t, t.detach().clone()) for t in (*network.parameters(), *network.buffers())]
+        velocities = self._velocities()
+        self.velocities = {p: v.clone() for p, v in velocities.items()}
+        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self.cpu = torch.get_rng_state()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """In place: a graph knows these tensors by their addresses."""
+        for tensor, value in self.tensors:
+            tensor.copy_(value)
+        for parameter, velocity in self._velocities().items():
+            if parameter in self.velocities:
+                velocity.copy_(self.velocities[parameter])
+            else:  # a velocity of 0 goes on as none does: momentum * 0 + gradient
+                velocity.zero_()
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda)
+
+    def _velocities(self) -> dict[Tensor, Tensor]:
+        found = {p: state.get("momentum_buffer") for p, state in self.optimizer.state.items()}
+        return {p: velocity for p, velocity in found.items() if velocity is not None}
+
+
+def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:
+    x = network.input_layer(x)
+    for block in network.blocks:
+        x = block_of(block, x)
+    return network.head(x)
+
+
+@functools.cache
+def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
+    """One compiled function for all blocks: torch compiles it once for each shape of block, however many there are."""
+    import torch._inductor.config as inductor  # seconds, so only where it is used
+
+    for limit in ("cache_size_limit", "accumulated_cache_size_limit"):
+        setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), VARIANTS))
+    options = {"deterministic": True} if deterministic and hasattr(inductor, "deterministic") else None
+    return torch.compile(lambda block, x: block(x), dynamic=False, options=options)
+
+
+def _compiles(device: torch.device, precision: str) -> bool:
+    """False, announced, for what torch's compiler refuses: then it would compile nothing more in this process."""
+    if device.type != "cuda" or precision != "bfloat16" or torch.cuda.is_bf16_supported(False):
+        return True
+    _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
+    return False
+
+
+@functools.cache
+def _announce(message: str) -> None:
+    """Once a process."""
+    log.warning("%s", message)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
