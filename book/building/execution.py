@@ -25,7 +25,7 @@ import yaml
 
 from building.problems import BookProblem
 
-CLAIM = "application/vnd.shallowpaths.claim+json"
+CLAIM = "application/vnd.shallowpaths.claims+json"
 NAMESPACE = "shallowpaths"  # where an executed notebook's own metadata keeps its key
 
 
@@ -212,7 +212,7 @@ def claims_of(executed: Path) -> list[dict[str, Any]]:
     """Every claim that an executed chapter recorded, in order."""
     cells = nbformat.read(executed, as_version=4).cells
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-    return [output.data[CLAIM] for output in outputs if CLAIM in output.get("data", {})]
+    return [claim for output in outputs for claim in output.get("data", {}).get(CLAIM, [])]
 
 
 def _is_source(path: Path) -> bool:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.theory.checks import one_of
-from shallowpaths.training.config import DATA
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
 DIGITS_TEST = 360  # of 1797 images
@@ -110,7 +109,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
             names the folder.
     """
-    one_of("data", name, DATA)
+    one_of("data", name, ("digits", "cifar10"))
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
