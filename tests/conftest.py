@@ -8,7 +8,7 @@ import torch
 def forkserver():
     """Processes that start within a fraction of a second, with torch and the package imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shallowpaths.sweeping", "sklearn.datasets", "torch._dynamo"])
+    context.set_forkserver_preload(["shallowpaths.experiments.sweep", "sklearn.datasets", "torch._dynamo"])
     return context
 
 

@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from shallowpaths import data
-from shallowpaths.networks import build
 from shallowpaths.training import checkpoints
-from shallowpaths.training import epochs as stepping
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.record import RunRecord
+from shallowpaths.training.runs import Run, timetable
 from shallowpaths.training.steps import Step
 from shallowpaths.training.train import train, train_lanes
 
@@ -33,6 +32,10 @@ TAKEN = [  # of two steps of the second epoch
     (torch.tensor(2.25), torch.tensor(0.125)),
     (torch.tensor(1.75), torch.tensor(0.5)),
 ]
+
+
+def path_of(folder, configs):
+    return checkpoints.path_of(folder, [config.key for config in configs])
 
 
 class Killed(BaseException):
@@ -87,7 +90,7 @@ def test_interrupted_lanes_end_bitwise_as_uninterrupted_ones(tmp_path, monkeypat
     assert [record.outcome for record in whole] == ["finished"] * 3 + ["diverged"]
     interrupt(monkeypatch, configs, tmp_path, after, train_lanes)
     (file,) = tmp_path.iterdir()
-    assert file == checkpoints.path_of(tmp_path, configs)
+    assert file == path_of(tmp_path, configs)
     steps, take = [], Lanes.take
     monkeypatch.setattr(Lanes, "take", lambda *a: steps.append(a) or take(*a))
     resumed = train_lanes(configs, progress=False, checkpoint_folder=tmp_path)
@@ -97,26 +100,26 @@ def test_interrupted_lanes_end_bitwise_as_uninterrupted_ones(tmp_path, monkeypat
 
 
 def test_what_a_kill_amid_a_save_left_goes_with_the_checkpoint(tmp_path):
-    left = checkpoints.path_of(tmp_path, [RUN]).with_suffix(".checkpoint.unfinished")
+    left = path_of(tmp_path, [RUN]).with_suffix(".checkpoint.12345.unfinished")
     left.write_bytes(b"half")
     train(RUN, progress=False, checkpoint_folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_lanes_have_a_checkpoint_of_their_own_and_refuse_anothers(tmp_path, monkeypatch):
-    files = {checkpoints.path_of(tmp_path, some) for some in (LANES, LANES[:2], LANES[:1], LANES[::-1])}
+    files = {path_of(tmp_path, some) for some in (LANES, LANES[:2], LANES[:1], LANES[::-1])}
     assert len(files) == 4
     interrupt(monkeypatch, LANES, tmp_path, 1, train_lanes)
     (file,) = tmp_path.iterdir()
     for others, message in ((LANES[:2], "other runs differ"), (LANES[::-1], "config: seed differ")):
-        file = file.rename(checkpoints.path_of(tmp_path, others))
+        file = file.rename(path_of(tmp_path, others))
         with pytest.raises(ValueError, match=message):
             train_lanes(others, progress=False, checkpoint_folder=tmp_path)
     content = torch.load(file, weights_only=True)
     name, stack = next(iter(content["states"]["weights"].items()))
     content["states"]["weights"][name] = stack[:1]
     file.unlink()
-    torch.save(content | {"configs": [c.to_dict() for c in LANES]}, checkpoints.path_of(tmp_path, LANES))
+    torch.save(content | {"configs": [c.to_dict() for c in LANES]}, path_of(tmp_path, LANES))
     with pytest.raises(ValueError, match=f"another architecture: weights of {name} have shape"):
         train_lanes(LANES, progress=False, checkpoint_folder=tmp_path)
 
@@ -167,7 +170,7 @@ def _kill_and_resume(
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        path = checkpoints.path_of(folder, [config])
+        path = path_of(folder, [config])
         found = torch.load(path, weights_only=True)["position"] if path.exists() else {"epoch": 0, "taken": []}
         positions.append((found["epoch"], len(found["taken"])))
 
@@ -187,24 +190,23 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path, forkserver):
     assert positions == sorted(positions)
     assert max(positions) < (400, 0)
     assert record.result() == whole.result()
-    assert not checkpoints.path_of(tmp_path, [config]).exists()
+    assert not path_of(tmp_path, [config]).exists()
 
 
-def first_step(config):
-    network = build(config, (1, 8, 8), 10)
-    return Step(network, stepping.make_optimizer(network, config), data.load(config.data), config)
+def started(config):
+    return Run(config, data.load(config.data))
 
 
 @pytest.fixture
 def saved(tmp_path):
     """A folder with the checkpoint of RUN after two steps of its second epoch, as `train` would have left it."""
-    path = checkpoints.path_of(tmp_path, [RUN])
-    checkpoints.save(path, [RUN], first_step(RUN), Position([RESULT], 1, 3.5, TAKEN))
+    path = path_of(tmp_path, [RUN])
+    checkpoints.save(path, [RUN.to_dict()], started(RUN), Position([RESULT], 1, 3.5, TAKEN))
     return path
 
 
 def resume(path, config=RUN):
-    return checkpoints.restore(path, [config], first_step(config))
+    return checkpoints.restore(path, [config.to_dict()], started(config))
 
 
 def test_a_checkpoint_says_how_far_the_run_was(saved):
@@ -213,7 +215,7 @@ def test_a_checkpoint_says_how_far_the_run_was(saved):
 
 def test_a_checkpoint_of_another_config_is_refused(saved):
     other = RUN.replace(seed=5, l2=0.0)
-    saved.rename(checkpoints.path_of(saved.parent, [other]))
+    saved.rename(path_of(saved.parent, [other]))
     with pytest.raises(ValueError, match="another config: l2, seed differ"):
         train(other, progress=False, checkpoint_folder=saved.parent)
 
@@ -281,6 +283,24 @@ def test_a_damaged_checkpoint_is_refused(saved):
         resume(saved)
 
 
+def test_a_checkpoint_with_any_byte_flipped_is_refused_or_the_same(saved):
+    """torch itself reads a flipped weight as if nothing were wrong; the check sums of the archive's parts find it."""
+    whole, places = saved.read_bytes(), random.Random(0)
+    expected, refused = started(RUN), 0
+    checkpoints.restore(saved, [RUN.to_dict()], expected)
+    for place in places.sample(range(len(whole)), 60):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        found = started(RUN)
+        try:
+            checkpoints.restore(saved, [RUN.to_dict()], found)
+        except ValueError:
+            refused += 1
+            continue
+        for a, b in zip(found.network.state_dict().values(), expected.network.state_dict().values(), strict=True):
+            assert torch.equal(a, b), place
+    assert refused > 10
+
+
 def test_a_file_of_other_weights_is_refused(saved):
     torch.save({"weight": torch.zeros(3)}, saved)
     with pytest.raises(ValueError, match="no checkpoint of this package"):
@@ -302,8 +322,8 @@ def test_a_read_only_folder_is_refused():
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     """The unfinished file is a link to a device that is always full, so that every write to it fails."""
-    path = checkpoints.path_of(tmp_path, [RUN])
-    path.with_name(path.name + ".unfinished").symlink_to("/dev/full")
+    path = path_of(tmp_path, [RUN])
+    path.with_name(f"{path.name}.{os.getpid()}.unfinished").symlink_to("/dev/full")
     with caplog.at_level(logging.WARNING):
         record = train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
     assert "no checkpoint this time, the run goes on" in caplog.text
@@ -315,10 +335,10 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file opened, and not yet in its with
 def test_what_interrupts_a_save_is_not_taken_for_a_full_disk(tmp_path):
     config = RUN.replace(depth=40, width=200)
-    path, runs, position = tmp_path / "a.checkpoint", first_step(config), Position([RESULT])
-    started = time.perf_counter()
-    checkpoints.save(path, [config], runs, position)
-    whole = time.perf_counter() - started
+    path, runs, position = tmp_path / "a.checkpoint", started(config), Position([RESULT])
+    begun = time.perf_counter()
+    checkpoints.save(path, [config.to_dict()], runs, position)
+    whole = time.perf_counter() - begun
     before = path.read_bytes()
 
     def interrupt_now(*_):
@@ -329,7 +349,9 @@ def test_what_interrupts_a_save_is_not_taken_for_a_full_disk(tmp_path):
         for part in range(1, 16):
             try:
                 signal.setitimer(signal.ITIMER_REAL, whole * part / 20)
-                checkpoints.save(path, [config], runs, position)  # an OSError here would end in a warning, and go on
+                checkpoints.save(
+                    path, [config.to_dict()], runs, position
+                )  # an OSError here would end in a warning, and go on
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Killed:
                 interrupted += 1
@@ -346,8 +368,8 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=1000)
     assert saves == []
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
-    steps = [stepping.steps_before(epoch + 1, 1293, 64) - stepping.steps_before(epoch, 1293, 64) for epoch in range(4)]
-    assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(steps[epoch])]
+    times = timetable(RUN, 1293)
+    assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(len(times.rates(epoch)))]
 
 
 def test_a_home_that_is_not_there_is_refused():

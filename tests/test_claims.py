@@ -5,18 +5,46 @@ import numpy as np
 import pytest
 
 from shallowpaths.pages import claims
-from shallowpaths.pages.claims import MIME, ClaimFailed, check, check_true
+from shallowpaths.pages.chapter import start_chapter
+from shallowpaths.pages.claims import MIME, ClaimFailed, compared, judged
+
+LEDGER = {
+    name: {"whose": "ours", "statement": statement, "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b"}
+    for name, statement in (("X1", "the share falls"), ("X2 wide", "it {verb}"), ("Y1", "of another chapter"))
+}
 
 
-def test_a_claim_that_holds_leaves_its_trace(capsys):
-    claim = check("B3", "the share is 1/(l+1)", [0.5, 1 / 3], np.array([0.51, 0.33]), 0.02, "2 % of width")
-    assert claim.holds
-    trace = claim._repr_mimebundle_()
-    stored = json.loads(json.dumps(trace[MIME]))
-    assert stored["measured"] == [0.51, 0.33]
-    assert (stored["id"], stored["holds"], stored["tolerance"]) == ("B3", True, 0.02)
-    assert "B3: holds" in trace["text/html"]
-    assert "B3 holds" in capsys.readouterr().out
+@pytest.fixture
+def chapter(monkeypatch):
+    """One that makes the claims of page X of a ledger of its own."""
+    monkeypatch.setattr(claims, "ledger", lambda: LEDGER)
+    return start_chapter("quick", device="cpu")
+
+
+def test_every_page_of_the_ledger_is_whole_and_its_claims_are_in_the_list():
+    stated = claims.ledger()
+    assert {fields["whose"] for fields in stated.values()} <= {"paper", "ours", "paper, ours"}
+    pages = {page.stem: page for page in claims.FOLDER.glob("*.toml")}
+    assert {name[0] for name in stated} == set(pages)
+    assert all(text.strip() for fields in stated.values() for text in fields.values())
+
+
+def test_a_chapters_claims_are_one_table_with_their_data(chapter):
+    chapter.check("X1", predicted=[0.5, 1 / 3], measured=np.array([0.51, 0.33]), tolerance=0.02, part=2)
+    chapter.check_true("X2 wide", holds=np.bool_(True), measured="3 of 3 trained", part=2, verb="trains")
+    shown = chapter.claims("X")._repr_mimebundle_()
+    first, second = json.loads(json.dumps(shown[MIME]))
+    assert (first["id"], first["holds"], first["tolerance"], first["measured"]) == ("X1", True, 0.02, [0.51, 0.33])
+    assert (second["id"], second["name"], second["statement"], second["predicted"]) == (
+        "X2",
+        "X2 wide",
+        "it trains",
+        None,
+    )
+    assert shown["text/html"].count("<tr>") == 3
+    assert "1/(l + 1): 0.5, 0.333" in shown["text/html"]
+    assert "<summary>± 0.02</summary>2 % of width, a &lt; b" in shown["text/html"]
+    assert "X2; it trains" in shown["text/plain"]
 
 
 @pytest.mark.parametrize(
@@ -29,31 +57,49 @@ def test_a_claim_that_holds_leaves_its_trace(capsys):
         ([1.0, 2.0], [1.0, 2.2], [0.1, 0.1]),
     ],
 )
-def test_a_claim_that_fails_stops_the_chapter(predicted, measured, tolerance):
-    with pytest.raises(ClaimFailed, match="X1 does not hold"):
-        check("X1", "equal", predicted, measured, tolerance, "just so")
+def test_a_claim_that_fails_is_shown_with_the_others_and_stops_the_chapter(
+    chapter, capsys, predicted, measured, tolerance
+):
+    chapter.check("X1", predicted=predicted, measured=measured, tolerance=tolerance, part=2)
+    chapter.check_true("X2 wide", holds=True, measured="yes", part=2, verb="trains")
+    with pytest.raises(ClaimFailed, match="X1 does not hold: the share falls"):
+        chapter.claims("X")
+    said = capsys.readouterr().out
+    assert "DOES NOT HOLD" in said
+    assert "X2; it trains" in said
 
 
-def test_yes_and_no():
-    assert check_true("S5", "it diverges", "diverged at steps 1, 1, 2", True, "three seeds").holds
-    with pytest.raises(ClaimFailed, match="S5"):
-        check_true("S5", "it diverges", "finished", False, "three seeds")
+def test_a_claim_that_was_not_checked_stops_the_chapter(chapter):
+    chapter.check("X1", predicted=1, measured=1, tolerance=0.1, part=2)
+    with pytest.raises(ClaimFailed, match=r"^X2 wide was not checked$"):
+        chapter.claims("X")
 
 
-@pytest.mark.parametrize(
-    ("tolerance", "because"), [(-0.1, "reason"), (math.inf, "reason"), (math.nan, "reason"), (0.1, " ")]
-)
-def test_a_claim_needs_a_tolerance_and_a_reason(tolerance, because):
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_a_tolerance_is_finite_and_not_negative(chapter, tolerance):
     with pytest.raises(ValueError, match="claim X1"):
-        check("X1", "equal", 1.0, 1.0, tolerance, because)
+        chapter.check("X1", predicted=1.0, measured=1.0, tolerance=tolerance, part=2)
 
 
-def test_nothing_measured_is_no_evidence():
+def test_nothing_measured_is_no_evidence(chapter):
     with pytest.raises(ValueError, match="something measured"):
-        check("X1", "equal", [], [], 0.1, "reason")
+        chapter.check("X1", predicted=[], measured=[], tolerance=0.1, part=2)
 
 
-def test_text_is_escaped():
-    html = claims.Claim("X1", "a < b", 1.0, 1.0, 0.1, "x & y", True)._repr_mimebundle_()["text/html"]
-    assert "a &lt; b" in html
-    assert "x &amp; y" in html
+@pytest.mark.usefixtures("chapter")
+def test_what_the_ledger_does_not_say_is_refused():
+    with pytest.raises(ValueError, match="claim 'X3' is unknown: choose from X1, X2 wide"):
+        compared("X3", 1, 1, 0.1)
+    with pytest.raises(ValueError, match="claim X2 wide: its sentences need the fact 'verb'"):
+        judged("X2 wide", True, "yes", part=2)
+
+
+def test_a_page_with_a_field_too_many_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "Z.toml").write_text('[Z1]\nstatement = "it is"\n')
+    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    claims.ledger.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="claim 'Z1' has the fields statement, not whose"):
+            claims.ledger()
+    finally:
+        claims.ledger.cache_clear()

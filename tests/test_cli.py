@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from shallowpaths import recipes
 from shallowpaths.bench import rows as bench
 from shallowpaths.cli import main
-from shallowpaths.experiments.store import load_records
+from shallowpaths.experiments.store import Store, load_records
 
 QUICK = ["--network", "residual-mlp", "--depth", "6", "--width", "8", "--epochs", "1", "--device", "cpu"]
 
@@ -176,8 +177,9 @@ def sweep_apart(plan, store, *options):
     return subprocess.Popen(command, start_new_session=True, **pipes)
 
 
-def wait_for_claims(store, process, count):
-    while len(list(store.glob("records.jsonl.claims/*"))) < count:
+def wait_for(file, process):
+    """The store's file is made before the workers are; its checkpoint folder when the first of them starts to train."""
+    while not file.exists():
         assert process.poll() is None
         time.sleep(0.05)
 
@@ -188,13 +190,16 @@ def long_plan(plan):
     return plan
 
 
+STARTING, TRAINING = "records.jsonl", "records.jsonl.checkpoints"
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
-@pytest.mark.parametrize("claims", [1, 2])  # while the helper still imports torch; while both train
-def test_ctrl_c_says_how_to_go_on(tmp_path, long_plan, claims):
+@pytest.mark.parametrize("moment", [STARTING, TRAINING])
+def test_ctrl_c_says_how_to_go_on(tmp_path, long_plan, moment):
     store = tmp_path / "store"
     with sweep_apart(long_plan, store, "--processes", "2") as process:
         try:
-            wait_for_claims(store, process, claims)
+            wait_for(store / moment, process)
             os.killpg(process.pid, signal.SIGINT)
             _, said = process.communicate(timeout=60)
         finally:
@@ -204,41 +209,77 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, long_plan, claims):
     assert "the same command goes on from there" in line
 
 
-@pytest.mark.skipif(
-    not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs Linux's list of children"
-)
-def test_helpers_never_see_ctrl_c(tmp_path, long_plan):
-    """The signal is masked in them, its bit of the mask set, from their first moment."""
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.2])
+def test_a_second_ctrl_c_is_no_traceback_either(tmp_path, long_plan, pause):
+    with sweep_apart(long_plan, tmp_path / "store", "--processes", "2") as process:
+        try:
+            wait_for(tmp_path / "store" / TRAINING, process)
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(pause)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended
+                os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode in (130, -signal.SIGINT), said  # the latter after the last line, in Python's own end
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's list of processes")
+@pytest.mark.parametrize("moment", [STARTING, TRAINING])
+def test_workers_never_see_ctrl_c(tmp_path, long_plan, moment):
+    """The signal is masked in all of the sweep's processes but the first, from their first moment."""
     store = tmp_path / "store"
     with sweep_apart(long_plan, store, "--processes", "2") as process:
         try:
-            wait_for_claims(store, process, 1)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            helpers = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
-            states = [Path(f"/proc/{helper}/status").read_text() for helper in helpers]
+            wait_for(store / moment, process)
+            states = {}
+            while len(states) < 2 and process.poll() is None:
+                states = {child: status_of(child) for child in children_of(process.pid)}
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    (mask,) = (int(line.split()[1], 16) for state in states for line in state.splitlines() if line.startswith("SigBlk"))
-    assert mask >> (signal.SIGINT - 1) & 1
+    masks = [int(line.split()[1], 16) for state in states.values() for line in state if line.startswith("SigBlk")]
+    ignored = [int(line.split()[1], 16) for state in states.values() for line in state if line.startswith("SigIgn")]
+    bit = 1 << (signal.SIGINT - 1)
+    assert len(masks) >= 2
+    assert all((mask | ignore) & bit for mask, ignore in zip(masks, ignored, strict=True))
+
+
+def children_of(process):
+    """Its child processes, by Linux's list."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if entry.joinpath("stat").read_text().rpartition(")")[2].split()[1] == str(process):
+                found.append(int(entry.name))
+    return found
+
+
+def status_of(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/status").read_text().splitlines()
+    return []
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 @pytest.mark.parametrize("death", ["SIGTERM", "SIGKILL"])
-def test_a_killed_sweep_leaves_no_helper_behind(tmp_path, long_plan, death):
-    """The helper holds the other ends of the pipes: they are read to their end only once it is gone too."""
+def test_a_killed_sweep_leaves_no_worker_behind(tmp_path, long_plan, death):
+    """The workers hold the other ends of the pipes: they are read to their end only once all of them are gone."""
     store = tmp_path / "store"
     with sweep_apart(long_plan, store, "--processes", "2") as process:
         try:
-            wait_for_claims(store, process, 2)
+            wait_for(store / TRAINING, process)
             process.send_signal(getattr(signal, death))
             process.communicate(timeout=30)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -getattr(signal, death)
 
 
-def test_what_stops_a_helper_is_told_without_a_traceback(tmp_path, plan):
+def test_what_stops_a_worker_is_told_without_a_traceback(tmp_path, plan):
     Path(plan).write_text(PLAN.replace("validation = 0.1", 'validation = 0.1\ndata = "cifar10"'))
     (tmp_path / "file").write_text("")
     with sweep_apart(plan, tmp_path / "store", "--processes", "2", "--data-folder", str(tmp_path / "file")) as process:
@@ -253,16 +294,27 @@ BAD_SWEEPS = [
     (["quick-depth"], "--store"),
     (["PLAN", "--store", "STORE/mine.toml/no"], "cannot be written"),
     (["PLAN", "--store", "STORE", "--device", "tpu"], "tpu"),
+    (["TOO_LARGE", "--dry-run"], "batch_size 1400 is larger than the training split, 1293 images of digits"),
+    (["TOO_LARGE", "--store", "STORE"], "batch_size 1400 is larger than the training split, 1293 images of digits"),
     (["PLAN", "--store", "STORE", "--limit-seconds", "-1"], "limit-seconds"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_SWEEPS)
 def test_bad_sweeps_are_refused(tmp_path, plan, arguments, message):
-    result = invoke("sweep", *(a.replace("PLAN", plan).replace("STORE", str(tmp_path)) for a in arguments))
+    (tmp_path / "large.toml").write_text(PLAN.replace("validation", "batch_size = 1400\nvalidation"))
+    names = {"PLAN": plan, "TOO_LARGE": str(tmp_path / "large.toml")}
+    result = invoke("sweep", *(names.get(a, a).replace("STORE", str(tmp_path)) for a in arguments))
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_store_in_use_is_refused_in_one_line(tmp_path, plan):
+    with Store(tmp_path / "store"):
+        result = invoke("sweep", plan, "--store", str(tmp_path / "store"))
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "is in use by another process" in result.output
 
 
 def test_a_plans_mistake_is_one_line(tmp_path):

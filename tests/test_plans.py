@@ -4,9 +4,9 @@ import types
 
 import pytest
 
-from shallowpaths.experiments import plans
-from shallowpaths.experiments.costs import images_of, operations_per_image, predict, work
-from shallowpaths.experiments.plans import costs, read_plan
+from shallowpaths.experiments import costs, plans
+from shallowpaths.experiments.costs import operations_per_image, predict, steps_of, work
+from shallowpaths.experiments.plans import read_plan
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training.config import RunConfig
 
@@ -150,24 +150,24 @@ def test_operations_agree_with_torchs_own_count(config):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from shallowpaths.experiments.costs import IMAGE_SHAPES
-    from shallowpaths.networks import build
+    from shallowpaths.training.runs import build
 
-    network = build(config, IMAGE_SHAPES[config.data], 10)
+    shape = costs.IMAGE_SHAPES[config.data]
+    network = build(config, shape, 10)
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(2, *IMAGE_SHAPES[config.data]))
+        network(torch.zeros(2, *shape))
     assert operations_per_image(config) == pytest.approx(counter.get_total_flops() / 2, rel=0.15)
 
 
 def test_the_cost_model_knows_the_data_sets():
     from shallowpaths import data
-    from shallowpaths.experiments.plans import costs
 
     digits = data.load("digits")
     assert costs.TRAINING_IMAGES["digits"] == len(digits.train_images)
     assert costs.IMAGE_SHAPES["digits"] == digits.image_shape
     held = digits.hold_out(0.1)
-    assert images_of(RunConfig(validation=0.1)) == len(held.train_images)
+    config = RunConfig(validation=0.1)
+    assert steps_of(config) == config.total_steps(len(held.train_images))
 
 
 def test_work_grows_with_depth_epochs_and_width():
@@ -186,18 +186,18 @@ def test_a_prediction_for_what_does_not_fit_in_memory_is_refused_by_name():
 
 def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
     """On a clock by which a step takes 1 second and 1/8 for each image, at any depth."""
-    clock, taking, train_epoch = [0.0], [0.0], costs.stepping.train_epoch
+    clock, taking, epoch = [0.0], [0.0], costs.Run.epoch
 
-    def timed(step, *rest):
-        taking[0] = 1 + step.config.batch_size / 8
-        return train_epoch(step, *rest)
+    def timed(run, *rest):
+        taking[0] = 1 + run.timetables[0].batch_size / 8
+        return epoch(run, *rest)
 
     def now():
         clock[0] += taking[0]
         return clock[0]
 
     monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=now))
-    monkeypatch.setattr(costs.stepping, "train_epoch", timed)
+    monkeypatch.setattr(costs.Run, "epoch", timed)
     monkeypatch.setattr(costs, "_step_seconds", costs._step_seconds.__wrapped__)  # not one that was measured before
     config = RunConfig(depth=28, epochs=2, batch_size=32, device="cpu")
     predicted = predict([config])

@@ -7,10 +7,9 @@ import torch
 
 from shallowpaths import data
 from shallowpaths._device import arithmetic
-from shallowpaths.networks import build
-from shallowpaths.training import epochs as stepping
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.steps import Step, StepOptions, default_options
+from shallowpaths.training.runs import Run
+from shallowpaths.training.steps import StepOptions, default_options
 
 CONVOLUTIONAL = RunConfig(depth=10, batch_size=32, steps=4, learning_rate=0.02, recipe="skipinit-0.5", device="cpu")
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
@@ -21,13 +20,10 @@ def after(config, options, fused=False):
     """The network after the run's first epoch, with its losses."""
     digits = data.load("digits")
     torch.manual_seed(0)
-    network = build(config, digits.image_shape, digits.classes)
-    if options.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    optimizer = stepping.make_optimizer(network, config, fused)
-    step = Step(network, optimizer, digits, config, options)
-    result = stepping.train_epoch(step, 0)
-    return network, result
+    run = Run(config, digits, options=options)
+    for group in run.step.optimizer.param_groups:
+        group["fused"] = fused
+    return run.network, run.epoch(0)[0]
 
 
 def assert_agree(config, options, rtol, fused=False):
@@ -75,18 +71,14 @@ def test_without_a_compiler_the_step_runs_and_says_so_once(tmp_path):
     program = """
 import logging, torch
 from shallowpaths import data
-from shallowpaths.training import epochs as stepping
-from shallowpaths.training import steps
-from shallowpaths.networks import build
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.runs import Run
+from shallowpaths.training.steps import StepOptions
 logging.basicConfig()
 config = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
 digits = data.load("digits")
 for _ in range(2):
-    network = build(config, digits.image_shape, digits.classes)
-    optimizer = stepping.make_optimizer(network, config)
-    step = steps.Step(network, optimizer, digits, config, steps.StepOptions(compiled=True))
-    result = stepping.train_epoch(step, 0)
+    (result,) = Run(config, digits, options=StepOptions(compiled=True)).epoch(0)
 print(result.first_bad_step)
 """
     environment = os.environ | {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
@@ -98,10 +90,9 @@ print(result.first_bad_step)
 def test_resident_images_are_used_only_where_there_is_augmentation():
     digits = data.load("digits")
     config = CONNECTED.replace(augment=False)
-    network = build(config, digits.image_shape, digits.classes)
-    step = Step(network, stepping.make_optimizer(network, config), digits, config)
-    order, offsets, flips = (part[0] for part in stepping.epoch_plan(digits, config, 0))
-    images, labels = step.batch(order, offsets, flips)
+    run = Run(config, digits)
+    order, offsets, flips = (part[0] for part in run.timetables[0].batches(0, digits))
+    images, labels = run.step.batch(order, offsets, flips)
     assert torch.equal(images, digits.standardize(digits.train_images[order]))
     assert torch.equal(labels, digits.train_labels[order])
 
@@ -117,11 +108,11 @@ def test_arithmetic_on_a_gpu_is_as_the_options_say_and_then_as_before(wanted):
         return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
 
     before = settings()
-    with arithmetic(torch.device("cuda"), StepOptions(tf32=wanted, deterministic=wanted)):
+    with arithmetic(torch.device("cuda"), wanted, wanted):
         assert settings() == (wanted, wanted, wanted, False)
         assert torch.backends.cudnn.enabled
     assert settings() == before
-    with arithmetic(torch.device("cpu"), StepOptions(tf32=wanted, deterministic=wanted)):
+    with arithmetic(torch.device("cpu"), wanted, wanted):
         assert settings() == before
 
 
@@ -129,11 +120,10 @@ def test_arithmetic_and_torchs_newer_settings_do_not_meet():
     """In a process of its own: once they were used, torch refuses to read the older settings."""
     program = """
 import torch
-from shallowpaths.training.steps import StepOptions
 from shallowpaths._device import arithmetic
 cuda = torch.device("cuda")
 torch.set_float32_matmul_precision("medium")
-with arithmetic(cuda, StepOptions(tf32=True)):
+with arithmetic(cuda, tf32=True):
     assert torch.get_float32_matmul_precision() == "high"
 assert torch.get_float32_matmul_precision() == "medium"
 torch.set_float32_matmul_precision("highest")
@@ -141,7 +131,7 @@ torch.backends.cuda.matmul.fp32_precision = "tf32"
 torch.backends.cudnn.conv.fp32_precision = "ieee"
 places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
 for wanted in (True, False):
-    with arithmetic(cuda, StepOptions(tf32=wanted)):
+    with arithmetic(cuda, tf32=wanted):
         assert [place.fp32_precision for place in places] == ["tf32" if wanted else "ieee"] * 2
 assert [place.fp32_precision for place in places] == ["tf32", "ieee"]
 """
@@ -157,12 +147,10 @@ def test_on_a_gpu_compiled_and_recorded_steps_change_rounding_only(options, reci
     config, found = CONVOLUTIONAL.replace(recipe=recipe, device="cuda", learning_rate=0.01), []
     for chosen in (StepOptions(), options):
         torch.manual_seed(0)
-        network = build(config, digits.image_shape, 10).to("cuda", memory_format=torch.channels_last)
-        optimizer = stepping.make_optimizer(network, config)
-        step = Step(network, optimizer, digits, config, chosen)
-        found.append((stepping.train_epoch(step, 0), network))
-        assert (step.recorded is not None) == chosen.graph
-        assert (step.forward is not network) == chosen.compiled
+        run = Run(config, digits, options=chosen)
+        found.append((run.epoch(0)[0], run.network))
+        assert (run.step.recorded is not None) == chosen.graph
+        assert (run.step.forward is not run.network) == chosen.compiled
     assert found[0][0].loss == pytest.approx(found[1][0].loss, rel=1e-3)
     for a, b in zip(found[0][1].parameters(), found[1][1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)

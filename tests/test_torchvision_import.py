@@ -32,7 +32,7 @@ assert not torchvision_import._declared
 
 
 def test_works_in_a_fresh_interpreter():
-    result = run("from shallowpaths.torchvision_import import import_torchvision as i; i('models').resnet18()")
+    result = run("from shallowpaths._torchvision import import_torchvision as i; i('models').resnet18()")
     assert result.returncode == 0, result.stderr
 
 

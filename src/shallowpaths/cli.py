@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import tempfile
+import threading
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +15,10 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from shallowpaths import __version__, recipes, runs
+from shallowpaths import __version__, recipes
+from shallowpaths.training.config import CHOICES, RunConfig
 
-_CHOICES = {
-    "network": runs.NETWORKS,
-    "data": runs.DATA,
-    "schedule": runs.SCHEDULES,
-    "precision": runs.PRECISIONS,
-    "device": runs.DEVICES,
-}
+DEVICES = CHOICES["device"]
 
 
 class _Commands(click.Group):
@@ -35,7 +32,7 @@ class _Commands(click.Group):
             return super().make_context(info_name, args, *more, **extra)
 
     def invoke(self, context: click.Context) -> Any:
-        with _one_line_for_errors(lambda: context.invoked_subcommand):
+        with _one_line_for_errors(lambda: context.invoked_subcommand), _quiet_second_interrupt():
             return super().invoke(context)
 
 
@@ -63,6 +60,26 @@ def _one_line_for_errors(command: Callable[[], str | None]) -> Iterator[None]:
     sys.exit(code)
 
 
+@contextlib.contextmanager
+def _quiet_second_interrupt() -> Iterator[None]:
+    """The first Ctrl-C is a KeyboardInterrupt, a second one ends the process at once: what is worth keeping is on the disk."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, before)
+
+
 def _forget_output() -> None:
     """Flush stdout, or let what it cannot take go nowhere: Python would complain about it once more at its end."""
     try:
@@ -83,11 +100,11 @@ def main() -> None:
 
 def _run_options(command: Callable) -> Callable:
     """One option for each setting of a RunConfig, with its default; the help is the setting's own documentation."""
-    for setting in reversed(dataclasses.fields(runs.RunConfig)):
+    for setting in reversed(dataclasses.fields(RunConfig)):
         kind = next((k for k in typing.get_args(setting.type) if k is not type(None)), setting.type)
         flags, more = [f"--{setting.name.replace('_', '-')}"], {"type": kind}
-        if setting.name in _CHOICES:
-            more = {"type": click.Choice(_CHOICES[setting.name])}
+        if setting.name in CHOICES:
+            more = {"type": click.Choice(CHOICES[setting.name])}
         elif setting.type is bool:
             flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {}
         default = None if setting.name == "learning_rate" else setting.default
@@ -96,9 +113,9 @@ def _run_options(command: Callable) -> Callable:
 
 
 def _setting_help(name: str) -> str:
-    lines = [line.strip() for line in (runs.RunConfig.__doc__ or "").splitlines()]
+    lines = [line.strip() for line in (RunConfig.__doc__ or "").splitlines()]
     text = next(line.partition(": ")[2] for line in lines if line.startswith(f"{name}: "))
-    return f"{text} [{runs.RunConfig.learning_rate}]" if name == "learning_rate" else text
+    return f"{text} [{RunConfig.learning_rate}]" if name == "learning_rate" else text
 
 
 @main.command()
@@ -116,46 +133,18 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     if learning_rate is not None and effective_learning_rate is not None:
         raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
     if effective_learning_rate is not None:
-        config = runs.RunConfig.at_effective_rate(effective_learning_rate, **settings)
+        config = RunConfig.at_effective_rate(effective_learning_rate, **settings)
     else:
-        config = runs.RunConfig(
-            learning_rate=runs.RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
+        config = RunConfig(
+            learning_rate=RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
         )
-    from shallowpaths.experiments.sweep import sweep  # imports torch, which --help and mistakes need not wait for
+    from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
 
-    (record,) = sweep([config], store=store, data_folder=data_folder)
-    click.echo(_describe(record))
-
-
-def _budget(config: runs.RunConfig) -> str:
-    return f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
+    (record,) = sweep.sweep([config], store, data_folder)
+    click.echo(tables.describe_run(record))
 
 
-def _describe(record: runs.RunRecord) -> str:
-    config = record.config
-    rows = [
-        (
-            "network",
-            f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters",
-        ),
-        ("recipe", config.recipe),
-        (
-            "data",
-            f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}",
-        ),
-        ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
-        ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
-    ]
-    if record.test_accuracy is not None:
-        rows += [
-            ("training loss", f"{record.train_loss:.4f}"),
-            ("test accuracy", f"{100 * record.test_accuracy:.2f} %"),
-        ]
-    rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
-    return tabulate(rows, tablefmt="plain")
-
-
-@main.command()
+@main.command("sweep")
 @click.argument("plan", metavar="PLAN")
 @click.option(
     "--store",
@@ -174,11 +163,11 @@ def _describe(record: runs.RunRecord) -> str:
     show_default=True,
     help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
 )
-@click.option("--device", type=click.Choice(runs.DEVICES), help="Instead of the plan's.  [default: the plan's]")
+@click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
 )
-def sweep(
+def run_sweep(
     plan: str,
     store: str | None,
     dry_run: bool,
@@ -190,58 +179,32 @@ def sweep(
 ) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
-    Several processes may work on one store. Interrupted, the same command goes on where it stopped.
+    Interrupted, the same command goes on where it stopped. One sweep at a time may use a store.
     """
-    from shallowpaths.experiments import plans
-    from shallowpaths.experiments import sweep as sweeping  # import torch, which --help and mistakes need not wait for
+    from shallowpaths.experiments import (  # import torch, which --help and mistakes need not wait for
+        costs,
+        plans,
+        sweep,
+    )
 
     chosen = plans.read_plan(plan)
-    configs = [c.replace(device=device) for c in chosen.configs] if device else list(chosen.configs)
+    configs = sweep.check(c.replace(device=device) if device else c for c in chosen.configs)
     if dry_run:
-        click.echo(_describe_plan(chosen.description, configs))
+        click.echo(f"{chosen.description}\n\n{costs.describe_costs(configs)}")
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
     if processes is None:
-        processes = sweeping.processes_for(configs)
+        processes = sweep.processes_for(configs)
     try:
         options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes}
-        records = sweeping.sweep(configs, store, data_folder, **options)
+        records = sweep.sweep(configs, store, data_folder, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
     diverged = sum(r.outcome == "diverged" for r in records)
     click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
     click.echo(f"shallowpaths records {store} shows them.")
-
-
-def _describe_plan(description: str, configs: list[runs.RunConfig]) -> str:
-    """What a plan would cost here, part by part."""
-    from shallowpaths.experiments.plans import costs
-
-    parts: dict[tuple, list[runs.RunConfig]] = {}
-    for config in configs:
-        parts.setdefault((config.network, config.depth, config.width, config.batch_size), []).append(config)
-    predictions = [costs.predict(part) for part in parts.values()]
-    rows = [
-        (*part, p.runs, f"{p.operations:.1e}", _duration(p.seconds)) for part, p in zip(parts, predictions, strict=True)
-    ]
-    total = costs.predict(configs)
-    rows.append(("all", "", "", "", total.runs, f"{total.operations:.1e}", _duration(total.seconds)))
-    headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
-    basis = (
-        f"Predicted for this machine ({total.device}), one run after the other, from training steps of 16-layer networks "
-        "measured just now, times steps and blocks. Runs that diverge end early and cost less. "
-        f"A device that sustained 10^13 operations a second would take {_duration(total.operations / 1e13)}."
-    )
-    return "\n\n".join((description, tabulate(rows, headers=headers, disable_numparse=True), basis))
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 @main.command("records")
@@ -252,15 +215,15 @@ def list_records(store: Path, best: int | None) -> None:
 
     Rates are chosen by validation accuracy where the runs have a validation split, else by training loss.
     """
-    from shallowpaths.experiments import store as stores
-    from shallowpaths.experiments import tables as record_tables
+    from shallowpaths.experiments import tables
+    from shallowpaths.experiments.store import FILE_NAME, load_records
 
-    path = store / stores.FILE_NAME if store.is_dir() else store
+    path = store / FILE_NAME if store.is_dir() else store
     if not path.exists():
-        raise ValueError(f"{store} has no {stores.FILE_NAME}")
+        raise ValueError(f"{store} has no {FILE_NAME}")
     if not path.is_file():
         raise ValueError(f"{path} is no plain file")
-    click.echo(record_tables.describe(stores.load_records(path), best))
+    click.echo(tables.describe(load_records(path), best))
 
 
 @main.command("recipes")
@@ -276,7 +239,7 @@ def list_recipes() -> None:
 
 
 @main.command("bench")
-@click.option("--device", type=click.Choice(runs.DEVICES), default="auto", help="Where to measure.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to measure.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from tabulate import tabulate
 
 from shallowpaths._device import named_if_too_large, resolve_device, synchronize
 from shallowpaths.data import Dataset
@@ -82,6 +83,33 @@ def predict(configs: Iterable[RunConfig]) -> Prediction:
     seconds = sum(_seconds(c) for c in listed)
     operations = sum(BACKWARD * steps_of(c) * c.batch_size * operations_per_image(c) for c in listed)
     return Prediction(len(listed), operations, seconds, device.type)
+
+
+def describe_costs(configs: Iterable[RunConfig]) -> str:
+    """What runs would cost here, part by part, as text."""
+    configs, parts = list(configs), {}
+    for config in configs:
+        parts.setdefault((config.network, config.depth, config.width, config.batch_size), []).append(config)
+    predictions = [predict(part) for part in parts.values()]
+    rows = [
+        (*part, p.runs, f"{p.operations:.1e}", _duration(p.seconds)) for part, p in zip(parts, predictions, strict=True)
+    ]
+    total = predict(configs)
+    rows.append(("all", "", "", "", total.runs, f"{total.operations:.1e}", _duration(total.seconds)))
+    headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
+    basis = (
+        f"Predicted for this machine ({total.device}), one run after the other, from training steps of 16-layer networks "
+        "measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        f"A device that sustained 10^13 operations a second would take {_duration(total.operations / 1e13)}."
+    )
+    return f"{tabulate(rows, headers=headers, disable_numparse=True)}\n\n{basis}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _seconds(config: RunConfig) -> float:

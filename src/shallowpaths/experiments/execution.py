@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import resource_tracker
 
 import torch
 from loky import ProcessPoolExecutor
@@ -88,7 +89,9 @@ def _died(future: Future) -> bool:
 def _begin(sweep: int, threads: int) -> None:
     """What a worker does first."""
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # tqdm's own is shared by processes, and a worker that is killed would leave it behind
+    tqdm.set_lock(
+        threading.RLock()
+    )  # tqdm's own is shared by processes, and a worker that is killed would leave it behind
     threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
 
 
@@ -108,6 +111,7 @@ def _without_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # else the first worker's start does it, and Python's own then lifts the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

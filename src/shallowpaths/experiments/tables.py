@@ -1,4 +1,4 @@
-"""Tables of records, as text: every point, and the best rate of every setting."""
+"""Tables of records, as text: one run, every point, and the best rate of every setting."""
 
 from collections.abc import Iterable
 
@@ -58,6 +58,32 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
     )
     text = "\n\n".join(tabulate(rows, [*names, *more], disable_numparse=True) for rows, more in tables)
     return text + (f"\n\nwarning: {EDGE_WARNING.format(on_edge, len(groups))}" if on_edge else "")
+
+
+def describe_run(record: RunRecord) -> str:
+    """One run, line by line."""
+    config = record.config
+    budget = f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
+    rows = [
+        (
+            "network",
+            f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters",
+        ),
+        ("recipe", config.recipe),
+        (
+            "data",
+            f"{config.data}, {record.train_images:,} training images, {budget}, batch {config.batch_size}",
+        ),
+        ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
+        ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
+    ]
+    if record.test_accuracy is not None:
+        rows += [
+            ("training loss", f"{record.train_loss:.4f}"),
+            ("test accuracy", f"{100 * record.test_accuracy:.2f} %"),
+        ]
+    rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
+    return tabulate(rows, tablefmt="plain")
 
 
 def _telling(groups: list[list[RunRecord]]) -> list[str]:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from shallowpaths.recipes import get_recipe
 from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
@@ -69,19 +71,27 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())  # numpy's numbers are Python's: JSON knows no others
         object.__setattr__(self, "recipe", get_recipe(self.recipe).name)  # one name, one key
-        blocks_of(self.depth, self.network)
-        for name, allowed in CHOICES.items():
-            checks.one_of(name, getattr(self, name), allowed)
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given: set one of them to None")
         if self.epochs is None and self.steps is None:
             object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+        self._check()
+        for name in ("learning_rate", "l2", "momentum", "dropout", "validation"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
+
+    def _check(self) -> None:
+        """Refuse a bad setting."""
+        blocks_of(self.depth, self.network)
+        for name, allowed in CHOICES.items():
+            checks.one_of(name, getattr(self, name), allowed)
         for name, largest in LARGEST.items():
             if getattr(self, name) is not None:
                 least = 2 if name == "ghost_batch" else 1  # one image has no variance
                 checks.whole(name, getattr(self, name), least, largest)
-                object.__setattr__(self, name, int(getattr(self, name)))  # numpy's whole numbers have no JSON
         checks.seed(self.seed)
         checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
         checks.number("l2", self.l2, at_least=0, below=FLOAT32_ALMOST_LARGEST)
@@ -90,8 +100,6 @@ class RunConfig:
         for name in ("l2_on_scalars", "augment"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} {getattr(self, name)!r} must be True or False")
-        for name in ("learning_rate", "l2", "momentum", "dropout", "validation"):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
 
     def total_steps(self, images: int) -> int:
         """Optimizer steps of the whole run on a training split of `images` images."""
@@ -116,10 +124,10 @@ class RunConfig:
             )
         chunk = self.batch_size if self.ghost_batch is None else self.batch_size % self.ghost_batch
         if chunk == 1 and self.network == "residual-mlp" and get_recipe(self.recipe).normalizes_end:
+            ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
             raise ValueError(
-                f"batch_size {self.batch_size}, ghost_batch {self.ghost_batch}: recipe {self.recipe!r} has batch "
-                "normalization, and in a residual-mlp the one value that an image gives each unit has no variance: take "
-                "at least 2 images together"
+                f"batch_size {self.batch_size}{ghosts}: recipe {self.recipe!r} has batch normalization, and in a "
+                "residual-mlp the one value that an image gives each unit has no variance: take at least 2 images together"
             )
         return left
 

@@ -3,22 +3,23 @@ import subprocess
 import pytest
 import torch
 
-from shallowpaths import devices
+from shallowpaths import _device as device
+from shallowpaths.training import record
 
 
 def test_auto_takes_the_best_there_is():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert devices.resolve_device().type == devices.resolve_device(None).type == best
+    assert device.resolve_device().type == device.resolve_device(None).type == best
 
 
 def test_cpu_is_always_there():
-    assert devices.resolve_device("cpu") == torch.device("cpu")
-    assert "threads" in devices.device_name(torch.device("cpu"))
+    assert device.resolve_device("cpu") == torch.device("cpu")
+    assert "threads" in device.device_name(torch.device("cpu"))
 
 
 def test_an_unknown_device_lists_the_known_ones():
     with pytest.raises(ValueError, match="auto, cpu, cuda, mps"):
-        devices.resolve_device("gpu")
+        device.resolve_device("gpu")
 
 
 def test_the_commit_is_gits_own():
@@ -27,7 +28,7 @@ def test_the_commit_is_gits_own():
         capture_output=True,
         text=True,
         check=False,
-        cwd=devices.__file__.rpartition("/")[0],
+        cwd=record.__file__.rpartition("/")[0],
     )
-    found = devices.commit()
+    found = record.commit()
     assert found is None if result.returncode else result.stdout.startswith(found.rstrip("+"))

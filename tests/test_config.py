@@ -7,6 +7,7 @@ import pytest
 from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.record import RunRecord
+from shallowpaths.training.runs import timetable
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(10, 3), (16, 6), (100, 48), (1000, 498)])
@@ -53,8 +54,6 @@ def test_bad_depths_of_a_wide_resnet(depth):
         ("l2", 1e300),
         ("l2_on_scalars", 1),
         ("augment", 1),
-        ("augment", np.bool_(True)),
-        ("width", np.int64(2)),
         ("seed", 2**63),
         ("seed", True),
         ("depth", 6 * 10**5 + 4),
@@ -93,7 +92,7 @@ def test_the_budget_is_given_in_epochs_or_in_steps():
 def test_steps_and_epochs_of_a_budget_by_hand(budget, steps, epochs):
     """100 images in batches of 64: steps end at images 64, 128, 192, 256, ..., epochs at 100, 200, 300, ..."""
     config = RunConfig(batch_size=64, **budget)
-    assert (config.total_steps(100), config.total_epochs(100)) == (steps, epochs)
+    assert (config.total_steps(100), timetable(config, 100).epochs) == (steps, epochs)
 
 
 def test_key_tells_configs_apart_and_nothing_else():
@@ -131,8 +130,8 @@ def test_equal_configs_have_one_key():
     whole, real = (RunConfig(learning_rate=kind(1), l2=kind(0), validation=kind(0)) for kind in (int, float))
     assert whole == real == RunConfig(learning_rate=1.0, l2=-0.0)
     assert whole.key == real.key == RunConfig(learning_rate=1.0, l2=-0.0).key
-    same = RunConfig(learning_rate=np.float64(0.05))
-    assert (same.key, type(same.learning_rate)) == (RunConfig().key, float)
+    numpys = RunConfig(learning_rate=np.float64(0.05), depth=np.int64(16), seed=np.int32(0), augment=np.bool_(True))
+    assert numpys.key == RunConfig().key
 
 
 @pytest.mark.parametrize("momentum", [1, 1.0, "x", None, -0.5])
@@ -177,3 +176,32 @@ def test_a_record_with_a_value_of_another_kind_is_a_value_error(field, value):
 def test_a_line_nested_too_deeply_is_a_value_error():
     with pytest.raises(ValueError, match="not a run record"):
         RunRecord.from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 101}, "batch_size 101 is larger than the training split, 100 images of digits"),
+        ({"batch_size": 60, "validation": 0.5}, "batch_size 60 is larger than the training split, 50 images"),
+        (
+            {"batch_size": 8, "validation": 0.001},
+            "validation 0.001: of 100 training images that leaves 0 to validate on",
+        ),
+        ({"batch_size": 8, "validation": 0.999}, "that leaves 100 to validate on"),
+        ({"batch_size": 1, "network": "residual-mlp"}, "batch_size 1: .* no variance"),
+        (
+            {"batch_size": 9, "ghost_batch": 4, "network": "residual-mlp"},
+            "batch_size 9 in ghost batches of 4: .* no variance",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_so_many_images_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**settings).split(100)
+
+
+def test_the_split_is_what_is_left_of_the_images():
+    assert RunConfig(batch_size=8).split(100) == 100
+    assert RunConfig(batch_size=8, validation=0.1).split(1437) == 1437 - 144
+    assert RunConfig(batch_size=1, network="residual-mlp", recipe="skipinit").split(100) == 100
+    assert RunConfig(batch_size=9, ghost_batch=4).split(100) == 100, "an image has many values a channel"

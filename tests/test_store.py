@@ -10,11 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from filelock import FileLock
 
 from made_records import record
-from shallowpaths.experiments import store as stores
 from shallowpaths.experiments.store import Store, load_records
 from shallowpaths.training.record import RunRecord
 
@@ -42,11 +41,10 @@ def test_one_json_line_a_record(tmp_path):
 
 
 def test_pandas_reads_it_in_one_line(tmp_path):
-    pandas = pytest.importorskip("pandas")
     store = Store(tmp_path)
     store.append(record(accuracy=0.25))
     store.append(record(loss=math.inf, seed=1))
-    table = pandas.read_json(store.path, lines=True)
+    table = pd.read_json(store.path, lines=True)
     assert table["test_accuracy"].tolist()[0] == 0.25
     assert table["outcome"].tolist() == ["finished", "diverged"]
 
@@ -178,27 +176,26 @@ def test_a_full_disk_loses_nothing(tmp_path, rescue):
         assert load_records(rescued)[0] == record(seed=1)
 
 
-def _claim_and_hold(path, key, ready):
-    with Store(path).claim(key) as mine:
-        assert mine
+def _own(path, ready):
+    with Store(path):
         ready.set()
         signal.pause()
 
 
 @pytest.mark.skipif(not hasattr(signal, "pause"), reason="this system has no signals")
-def test_a_claim_is_one_processes_and_ends_with_it(tmp_path, forkserver):
+def test_a_store_belongs_to_one_process_until_it_lets_go_or_dies(tmp_path, forkserver):
     ready, store = forkserver.Event(), Store(tmp_path)
-    process = forkserver.Process(target=_claim_and_hold, args=(tmp_path, "a", ready))
+    process = forkserver.Process(target=_own, args=(tmp_path, ready))
     process.start()
     assert ready.wait(60)
-    with store.claim("a") as mine, store.claim("b") as other:
-        assert (mine, other) == (False, True)
+    for use in (lambda: Store(tmp_path), store.load, lambda: store.append(record()), store.__enter__):
+        with pytest.raises(ValueError, match="is in use by another process"):
+            use()
+    assert load_records(store.path) == [], "who only reads need not wait"
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with store.claim("a") as mine:
-        assert mine
-    store.forget_claim("a")
-    assert sorted(p.name for p in (tmp_path / "records.jsonl.claims").iterdir()) == ["b.lock"]
+    store.flush()
+    assert store.load() == [record()], "what could not be added was kept"
 
 
 @pytest.mark.parametrize("path", ["", os.devnull, "~no-such-user-here/runs.jsonl"])
@@ -216,18 +213,3 @@ def test_a_fifo_is_refused_before_anything_waits_for_it(tmp_path, name):
     with pytest.raises(ValueError, match="no plain file"):
         Store(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
-
-
-def test_a_lock_that_is_never_freed_is_reported_and_given_up(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(stores, "SECONDS_TO_WARNING", 0.05)
-    monkeypatch.setattr(stores, "SECONDS_TO_GIVE_UP", 0.1)
-    store = Store(tmp_path)
-    with FileLock(f"{store.path}.lock", is_singleton=False):
-        with pytest.raises(ValueError, match="cannot be written"):
-            Store(tmp_path)
-        with pytest.raises(ValueError, match="cannot be read"):
-            store.load()
-        assert not store.append(record())  # kept, and written later
-    assert "which another process holds" in caplog.text
-    store.flush()
-    assert load_records(store.path) == [record()]

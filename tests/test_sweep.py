@@ -1,17 +1,18 @@
 import functools
 import os
 import signal
-import time
 import types
 
 import pytest
 import torch
 
 from shallowpaths.experiments import sweep as sweeping
+from shallowpaths.experiments.execution import in_processes
 from shallowpaths.experiments.store import Store, load_records
 from shallowpaths.training import checkpoints
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.train import train
+from shallowpaths.training.steps import Step
+from shallowpaths.training.train import train, train_lanes
 
 GRID = [
     RunConfig(network="residual-mlp", depth=6, width=8, epochs=1, batch_size=256, seed=s, device="cpu")
@@ -28,13 +29,13 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch):
     path = tmp_path / "runs.jsonl"
     calls = []
 
-    def interrupted(config, *rest, **more):
-        calls.append(config.seed)
+    def interrupted(job, *rest, **more):
+        calls.append(job[0].seed)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(config, *rest, **more)
+        return train_lanes(job, *rest, **more)
 
-    monkeypatch.setattr(sweeping, "train", interrupted)
+    monkeypatch.setattr(sweeping, "train_lanes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweeping.sweep(GRID, path, progress=False)
     assert [r.config.seed for r in Store(path).load()] == [0]
@@ -50,61 +51,16 @@ def test_a_config_that_stands_twice_is_refused():
         sweeping.sweep([GRID[0], GRID[0]], progress=False)
 
 
-def _sweep_in_process(path, log, configs, gate):
-    train_here = sweeping.train
-
-    def noted(config, *rest, **more):
-        with log.open("a") as file:
-            file.write(f"{config.seed}\n")
-        return train_here(config, *rest, **more)
-
-    sweeping.train = noted
-    if gate:
-        gate.wait(60)
-    records = sweeping.sweep(configs, path, progress=False)
-    assert [r.config.seed for r in records] == [c.seed for c in configs]
-
-
 MANY = [c.replace(seed=s) for s in range(12) for c in GRID[:1]]
 
 
-def start(context, path, log, configs=MANY, gate=None):
-    process = context.Process(target=_sweep_in_process, args=(path, log, configs, gate))
-    process.start()
-    return process
-
-
-def test_two_processes_share_a_store_and_no_run_is_lost_or_done_twice(tmp_path, forkserver):
-    logs = [tmp_path / f"{name}.log" for name in "ab"]
-    gate = forkserver.Barrier(2)
-    processes = [start(forkserver, tmp_path / "store", log, gate=gate) for log in logs]
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    seeds = [[int(x) for x in log.read_text().split()] for log in logs]
-    assert sorted(seeds[0] + seeds[1]) == list(range(12))
-    assert all(seeds), "both processes worked"
-    stored = load_records(tmp_path / "store" / "records.jsonl")
-    assert sorted(r.config.seed for r in stored) == list(range(12))
-    assert stored[0].result() == train(stored[0].config, progress=False).result()
-    assert list((tmp_path / "store" / "records.jsonl.claims").iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_what_a_killed_process_left_another_takes_over(tmp_path, forkserver):
-    long = [MANY[0], MANY[1].replace(epochs=3000)]
-    log, store = tmp_path / "a.log", Store(tmp_path)
-    process = start(forkserver, tmp_path, log, long)
-    while len(store.load()) < 1 or len(log.read_text().split()) < 2:
-        time.sleep(0.05)
-    with store.claim(long[1].key) as mine:
-        assert not mine
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    with store.claim(long[1].key) as mine:
-        assert mine
-    records = sweeping.sweep(MANY[:2], tmp_path, progress=False)
-    assert [r.config.seed for r in records] == [0, 1]
+def test_a_second_sweep_into_a_store_that_is_in_use_is_refused_at_once(tmp_path):
+    with (
+        Store(tmp_path),
+        pytest.raises(ValueError, match=r"records.jsonl is in use by another process, a sweep perhaps"),
+    ):
+        sweeping.sweep(GRID, tmp_path, progress=False)
+    assert len(sweeping.sweep(GRID, tmp_path, progress=False)) == 3
 
 
 def test_a_run_whose_record_was_damaged_is_repeated(tmp_path, caplog):
@@ -129,7 +85,7 @@ def test_a_sweep_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", save_and_stop)
-        patch.setattr(sweeping, "train", functools.partial(train, checkpoint_every=0))
+        patch.setattr(sweeping, "train_lanes", functools.partial(train_lanes, checkpoint_every=0))
         with pytest.raises(KeyboardInterrupt):
             sweeping.sweep([config], tmp_path, progress=False)
     assert saves == [1]
@@ -145,10 +101,10 @@ def test_after_the_limit_no_run_is_started(tmp_path, stored, monkeypatch):
 
     def train_for_a_second(*arguments, **options):
         clock[0] += 1
-        return train(*arguments, **options)
+        return train_lanes(*arguments, **options)
 
     monkeypatch.setattr(sweeping, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(sweeping, "train", train_for_a_second)
+    monkeypatch.setattr(sweeping, "train_lanes", train_for_a_second)
     assert sweeping.sweep(GRID, store, progress=False, limit_seconds=0) == []
     some = sweeping.sweep(MANY, store, progress=False, limit_seconds=1.5)
     assert [r.config.seed for r in some] == [0, 1]
@@ -164,22 +120,108 @@ def test_progress_counts_runs_and_shows_the_time_left(tmp_path, capsys, monkeypa
     assert "left" in shown
 
 
-def test_processes_share_the_work_and_the_result_is_the_same(tmp_path):
-    threads = torch.get_num_threads()
-    configs = [c.replace(epochs=40) for c in MANY[:6]]
+@pytest.fixture
+def two_threads():
+    """Two processes then have one thread each, and a run the same bits in either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_processes_share_the_work_and_no_bit_of_the_result_differs(tmp_path):
+    configs = [*MANY[:6], RunConfig(depth=10, epochs=1, batch_size=256, device="cpu")]
     records = sweeping.sweep(configs, tmp_path, progress=False, processes=2)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
     assert [r.config for r in records] == configs
-    assert len(load_records(tmp_path / "records.jsonl")) == 6
-    alone = sweeping.sweep(configs[:2], progress=False)
-    for together, single in zip(records, alone, strict=False):
-        assert together.train_loss == pytest.approx(single.train_loss, rel=1e-3)
+    assert len(load_records(tmp_path / "records.jsonl")) == 7
+    torch.set_num_threads(1)
+    alone = sweeping.sweep(configs, progress=False)
+    assert [r.result() for r in records] == [r.result() for r in alone]
 
 
-def test_processes_need_a_store_and_a_number(tmp_path):
-    for store, processes in ((None, 2), (tmp_path, 0)):
-        with pytest.raises(ValueError, match=f"processes {processes}"):
-            sweeping.sweep(GRID, store, progress=False, processes=processes)
+def test_processes_need_no_store():
+    assert [r.config for r in sweeping.sweep(GRID, progress=False, processes=2)] == GRID
+
+
+def _dies_once(job, folder):
+    """A worker that is killed the first time it meets the job of seed 2; each job that is done leaves a line."""
+    mark = folder / "died"
+    if job[0].seed == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    with (folder / "done").open("a") as file:
+        file.write(f"{job[0].seed}\n")
+    return train_lanes(job, progress=False)
+
+
+def _dies_always(_job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_worker_that_dies_is_reported_and_its_run_done_again(tmp_path, caplog):
+    jobs = [[config] for config in MANY[:5]]
+    done = [r for records in in_processes(jobs, functools.partial(_dies_once, folder=tmp_path), 2) for r in records]
+    assert sorted(r.config.seed for r in done) == [0, 1, 2, 3, 4]
+    assert caplog.text.count("a worker process died") == 1
+    finished = [int(line) for line in (tmp_path / "done").read_text().split()]
+    assert finished.count(2) == 1
+    assert len(finished) <= 6, "at most the other one under way was begun again"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_workers_that_die_again_and_again_end_the_sweep():
+    with pytest.raises(
+        ValueError, match=r"3 worker processes died one after the other.*batchnorm, depth 6, batch_size 256"
+    ):
+        list(in_processes([[MANY[0]]], _dies_always, 2))
+
+
+def test_what_training_refuses_ends_the_sweep_and_its_workers(tmp_path):
+    (tmp_path / "file").write_text("")
+    configs = [config.replace(data="cifar10") for config in GRID]
+    with pytest.raises(ValueError, match="CIFAR-10"):
+        sweeping.sweep(configs, tmp_path / "store", tmp_path / "file", progress=False, processes=2)
+    assert len(sweeping.sweep(GRID, tmp_path / "store", progress=False)) == 3, "the store is free again"
+
+
+def test_jobs_are_taken_only_when_there_is_room_for_them():
+    taken = []
+
+    def jobs():
+        for config in MANY[:6]:
+            taken.append(config.seed)
+            yield [config]
+
+    results = in_processes(jobs(), functools.partial(train_lanes, progress=False), 2)
+    next(results)
+    assert len(taken) == 2
+    next(results)
+    assert len(taken) == 3 or len(taken) == 4
+    results.close()
+
+
+def test_a_checkpoint_stays_until_the_record_is_on_the_disk(tmp_path, monkeypatch):
+    config = GRID[0].replace(epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "train_lanes", functools.partial(train_lanes, checkpoint_every=0))
+        patch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sweeping.sweep([config], tmp_path, progress=False)
+    steps, take = [], Step.take
+    monkeypatch.setattr(Step, "take", lambda *a: steps.append(a) or take(*a))
+    (record,) = sweeping.sweep([config], tmp_path, progress=False)
+    assert len(steps) == 0, "the run had taken its last step"
+    assert record.result() == train(config, progress=False).result()
+    assert list(Store(tmp_path).checkpoint_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [{"processes": 0}, {"lanes": 0}, {"processes": 1.5}])
+def test_how_many_at_a_time_is_a_whole_number(number):
+    with pytest.raises(ValueError, match=f"{next(iter(number))} .* must be a whole number of at least 1"):
+        sweeping.sweep(GRID, progress=False, **number)
 
 
 def test_one_process_per_thread_on_a_cpu():
@@ -202,23 +244,9 @@ def test_lanes_give_the_runs_that_one_after_the_other_gives(tmp_path, stored):
             assert lane.train_loss == pytest.approx(alone.train_loss, rel=1e-4)
     if stored:
         assert len(load_records(tmp_path / "records.jsonl")) == len(few)
-        assert list((tmp_path / "records.jsonl.claims").iterdir()) == []
-
-
-def test_a_lane_that_another_process_has_claimed_is_left_to_it(tmp_path):
-    store = Store(tmp_path)
-    with store.claim(GRID[1].key) as mine:
-        assert mine
-        records = sweeping.sweep(GRID, tmp_path, progress=False, lanes=3, limit_seconds=5)
-    assert [r.config.seed for r in records] == [0, 2]
 
 
 def test_a_batch_that_is_too_large_is_refused_before_any_training(tmp_path):
     with pytest.raises(ValueError, match="batch_size 1400 is larger than the training split, 1293 images of digits"):
         sweeping.sweep([*GRID, GRID[0].replace(batch_size=1400, validation=0.1)], tmp_path, progress=False)
     assert not (tmp_path / "records.jsonl").exists()
-
-
-def test_fewer_than_one_lane_is_refused():
-    with pytest.raises(ValueError, match="lanes 0: give at least 1"):
-        sweeping.sweep(GRID, progress=False, lanes=0)

@@ -6,14 +6,15 @@ from torch import nn
 
 from shallowpaths import data
 from shallowpaths.networks import ResidualMLP
-from shallowpaths.training import epochs as stepping
+from shallowpaths.training import epochs
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.steps import Step
+from shallowpaths.training.epochs import Timetable
+from shallowpaths.training.runs import Run, timetable
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():
     """With 781 steps an epoch: constant for 100 epochs, then a half of it every 10."""
-    factors = [stepping.learning_rate_factor("paper", 781 * epoch, 781 * 200) for epoch in range(200)]
+    factors = [epochs.learning_rate_factor("paper", 781 * epoch, 781 * 200) for epoch in range(200)]
     assert factors[:100] == [1.0] * 100
     for tenth in range(10):
         assert factors[100 + 10 * tenth : 110 + 10 * tenth] == [0.5 ** (tenth + 1)] * 10
@@ -21,26 +22,28 @@ def test_the_papers_schedule_over_200_epochs_by_hand():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 15, 781])
 def test_short_schedules_never_rise(steps):
-    factors = [stepping.learning_rate_factor("paper", step, steps) for step in range(steps)]
+    factors = [epochs.learning_rate_factor("paper", step, steps) for step in range(steps)]
     assert factors[0] == 1.0
     assert factors == sorted(factors, reverse=True)
-    assert stepping.learning_rate_factor("constant", steps - 1, steps) == 1.0
+    assert epochs.learning_rate_factor("constant", steps - 1, steps) == 1.0
 
 
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
 def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
-    epochs = 6
-    orders = [stepping.image_order(3, epoch, images, batch_size) for epoch in range(epochs)]
+    count = 6
+    times = Timetable(images, batch_size, count * images // batch_size, 0.1, "paper", seed=3)
+    orders = [times.order(epoch) for epoch in range(count)]
     assert all(order.shape[1] == batch_size for order in orders)
     stream = torch.cat(orders).flatten()
-    assert len(stream) == epochs * images // batch_size * batch_size
+    assert len(stream) == count * images // batch_size * batch_size
     for start in range(0, len(stream) - images + 1, images):
         assert sorted(stream[start : start + images].tolist()) == list(range(images))
-    assert sum(len(o) for o in orders) == stepping.steps_before(epochs, images, batch_size)
+    assert sum(len(o) for o in orders) == times.steps_before(count)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [stepping.image_order(seed, epoch, 50, 10).flatten().tolist() for seed in (0, 1) for epoch in (0, 1)]
+    times = [Timetable(50, 10, 10, 0.1, "paper", seed) for seed in (0, 1)]
+    orders = [t.order(epoch).flatten().tolist() for t in times for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -53,11 +56,10 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
     config = config.replace(l2=0.01, l2_on_scalars=l2_on_scalars, augment=False)
     digits = data.load("digits")
     ours, theirs = (ResidualMLP(6, 8, "skipinit-0.5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
-    step = Step(ours, stepping.make_optimizer(ours, config), digits, config)
-    result = stepping.train_epoch(step, 0)
+    (result,) = Run(config, digits, ours).epoch(0)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     losses = []
-    for index in stepping.image_order(0, 0, 1437, 400):
+    for index in Timetable(1437, 400, 17, 0.1, "paper", seed=0).order(0):
         logits = theirs(digits.standardize(digits.train_images[index]))
         chosen = logits.log_softmax(1)[torch.arange(400), digits.train_labels[index]]
         losses.append(-chosen.mean())
@@ -86,8 +88,8 @@ def test_the_first_loss_that_is_not_finite_is_found():
             return self.layer(x.flatten(1)) * (math.nan if self.calls == 3 else 1.0)
 
     network, config = Fuse(), RunConfig(batch_size=100)
-    step, calls = Step(network, stepping.make_optimizer(network, config), data.load("digits"), config), []
-    result = stepping.train_epoch(step, 0, lambda: calls.append(network.calls))
+    run, calls = Run(config, data.load("digits"), network), []
+    (result,) = run.epoch(0, lambda: calls.append(network.calls))
     assert result.first_bad_step == 2
     assert calls == [1, 2], "what came after the bad step is not to be saved"
 
@@ -95,9 +97,9 @@ def test_the_first_loss_that_is_not_finite_is_found():
 def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
     losses = torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, math.inf], [math.nan, math.inf], [7.0, 8.0]])
     taken = [(losses[0], losses[0] / 10)]
-    stepping.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses], lambda: None, taken)
+    epochs.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses], lambda: None, taken)
     assert len(taken) == 4
-    first, second = stepping.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
+    first, second = epochs.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
     assert (first.loss, first.first_bad_step, first.learning_rate) == (3.0, None, 0.3)
     assert first.accuracy == pytest.approx(0.3)
     assert (second.first_bad_step, second.learning_rate) == (1, 4.0)
@@ -107,16 +109,15 @@ def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
 def test_an_epochs_rates_are_the_schedules_over_all_steps(budget):
     config = RunConfig(batch_size=100, learning_rate=0.3, **budget)
     steps = config.total_steps(1437)
-    found = [rate for epoch in range(config.total_epochs(1437)) for rate in stepping.epoch_rates(config, 1437, epoch)]
-    assert found == [0.3 * stepping.learning_rate_factor("paper", step, steps) for step in range(steps)]
+    times = timetable(config, 1437)
+    found = [rate for epoch in range(times.epochs) for rate in times.rates(epoch)]
+    assert found == [0.3 * epochs.learning_rate_factor("paper", step, steps) for step in range(steps)]
 
 
 def test_evaluation_equals_torchs_own_over_one_batch():
     digits = data.load("digits")
     network = ResidualMLP(recipe="batchnorm")
-    loss, accuracy = stepping.evaluate(
-        network, digits, digits.train_images, digits.train_labels, "float32"
-    )  # two chunks
+    loss, accuracy = epochs.evaluate(network, digits, digits.train_images, digits.train_labels, "float32")  # two chunks
     network.eval()
     with torch.no_grad():
         logits = network(digits.standardize(digits.train_images))
