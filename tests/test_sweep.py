@@ -2,6 +2,7 @@ import functools
 import os
 import signal
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,6 +186,16 @@ def test_what_training_refuses_ends_the_sweep_and_its_workers(tmp_path):
     with pytest.raises(ValueError, match="CIFAR-10"):
         sweeping.sweep(configs, tmp_path / "store", tmp_path / "file", progress=False, processes=2)
     assert len(sweeping.sweep(GRID, tmp_path / "store", progress=False)) == 3, "the store is free again"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's list of children")
+def test_whatever_ends_a_sweep_ends_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    long = [MANY[0], *(config.replace(epochs=100_000) for config in MANY[1:3])]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        sweeping.sweep(long, tmp_path, progress=False, processes=2)
+    children = [Path(f"/proc/{child}/cmdline") for child in Path("/proc/thread-self/children").read_text().split()]
+    assert not [c for c in children if b"popen_loky" in c.read_bytes()], caught  # the traceback still holds every frame
 
 
 def test_jobs_are_taken_only_when_there_is_room_for_them():

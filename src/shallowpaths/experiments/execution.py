@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import resource_tracker
 
@@ -32,19 +32,19 @@ MOST_DEATHS = 3  # of workers, one after the other, without any job done in betw
 LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
 
 
-def one_by_one(jobs: Iterable[Job], train: Callable[[Job], Records]) -> Iterator[Records]:
+def one_by_one(jobs: Iterable[Job], train: Callable[[Job], Records]) -> Generator[Records]:
     """Every job in this process."""
-    return map(train, jobs)
+    yield from map(train, jobs)
 
 
-def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes: int) -> Iterator[Records]:
+def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes: int) -> Generator[Records]:
     """So many jobs at a time, each in a worker process with its share of torch's threads; records in order of their end.
 
     The share follows from `processes` alone, also where there are fewer jobs: a run's last digits follow from its threads.
     A worker that dies is reported, and what was under way is done again, from its last checkpoint on.
 
     Raises:
-        ValueError: workers die again and again; and what `train` raises. Whatever ends this ends the workers.
+        ValueError: workers die again and again; and what `train` raises. Whatever ends this generator ends the workers.
     """
     warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
     jobs, under_way, deaths, pool = iter(jobs), {}, 0, _pool(processes)
