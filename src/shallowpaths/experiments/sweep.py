@@ -64,7 +64,7 @@ def sweep(
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
         jobs = itertools.takewhile(lambda _: not late(), in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
-        for records in stack.enter_context(contextlib.closing(execute(jobs, trained))):
+        for records in execute(jobs, trained):
             keys = [record.config.key for record in records]
             done |= dict(zip(keys, records, strict=True))
             if kept and kept.append(*records):
