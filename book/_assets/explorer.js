@@ -99,7 +99,9 @@
       const [x, y, series, words] = this.data.pictures[this.state().join()];
       const column = ([row, length]) => this.data.columns[row].slice(0, length);
       const drawn = series.map(([style, ...columns]) => [this.data.styles[style], columns.map(column)]);
+      this.words.textContent = words;
       this.width = this.holder.clientWidth;
+      if (this.width === 0) return; // not laid out yet, or folded away: the observer draws once there is a width
       const picture = Plot.plot({
         width: this.width,
         height: Math.max(260, Math.min(420, 0.6 * this.width)),
@@ -115,7 +117,6 @@
       picture.setAttribute("aria-label", words);
       this.holder.replaceChildren(picture);
       this.legend.replaceChildren(...drawn.filter(([style]) => style.name).map(([style]) => key(style)));
-      this.words.textContent = words;
     }
   }
 
