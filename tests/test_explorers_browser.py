@@ -45,7 +45,7 @@ def tab():
 def opened(tab, folder, width=1000):
     """The page, loaded and drawn; every explorer by its number."""
     tab.open(folder / "page.html", width)
-    tab.until("document.querySelectorAll('.explorer-legend').length === 3")
+    assert tab.evaluate("document.querySelectorAll('.explorer-legend li').length") > 3
     return tab
 
 
@@ -72,11 +72,6 @@ SLIDER = (
 CONTROLS = "[...document.querySelectorAll('.explorer input, .explorer select')]"
 
 
-def press(tab, key, code):
-    for kind in ("keyDown", "keyUp"):
-        tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
-
-
 @pytest.mark.parametrize("number", range(3))
 def test_a_slider_moves_by_mouse_and_by_keyboard_and_the_picture_changes(tab, folder, number):
     opened(tab, folder)
@@ -85,19 +80,20 @@ def test_a_slider_moves_by_mouse_and_by_keyboard_and_the_picture_changes(tab, fo
     left, top, width, height = tab.evaluate(
         f"(i => (i.scrollIntoView(), (r => [r.x, r.y, r.width, r.height])(i.getBoundingClientRect())))({slider})"
     )
-    mouse = {"y": top + height / 2, "button": "left", "buttons": 1, "clickCount": 1}
-    tab.call("Input.dispatchMouseEvent", type="mousePressed", x=left + width / 2, **mouse)
+    mouse, middle = tab.tab.mouse, top + height / 2
+    mouse.move(left + width / 2, middle)
+    mouse.down()
     seen = {before[1]}
     for part in (0.5, 0.6, 0.7, 0.8, 0.9):  # a drag: each step shows a state of its own, before the button is let go
-        tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + part * width, **mouse)
+        mouse.move(left + part * width, middle)
         seen.add(shown(tab, number)[1])
-    tab.call("Input.dispatchMouseEvent", type="mouseReleased", x=left + 0.9 * width, **mouse)
+    mouse.up()
     assert len(seen) >= 4, f"a drag showed {seen}"
     dragged = changed(tab, number, before)
     assert tab.evaluate(f"document.activeElement === {slider}")
-    press(tab, "ArrowLeft", 37)
+    tab.tab.keyboard.press("ArrowLeft")
     stepped = changed(tab, number, dragged)
-    press(tab, "Home", 36)
+    tab.tab.keyboard.press("Home")
     first = changed(tab, number, stepped)
     assert " 4 blocks" in first[1]
     assert tab.evaluate(f"{slider}.ariaValueText") == "4"
@@ -110,7 +106,7 @@ def test_a_menu_changes_the_picture_and_wakes_the_slider_that_it_needs(tab, fold
     before = shown(tab, 0)
     tab.evaluate("document.querySelectorAll('.explorer select')[1].focus()")
     for _ in range(2):
-        press(tab, "ArrowDown", 40)
+        tab.tab.keyboard.press("ArrowDown")
     after = changed(tab, 0, before)
     assert after[1].startswith("skipinit with alpha 0,")
     assert not tab.evaluate(f"{alpha}.disabled")
@@ -163,10 +159,23 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(tab, folder, width):
     assert tab.evaluate(strokes) >= 3
 
 
+def test_an_explorer_without_a_width_is_drawn_once_it_has_one(tab, folder):
+    """A picture of no width would have axes of negative length: the browser says so on its console."""
+    folded = folder / "folded.html"
+    page = (folder / "page.html").read_text()
+    folded.write_text(page.replace('<body style="margin: 0.5rem">', '<body style="display: none">'))
+    tab.open(folded)
+    assert tab.errors == []
+    tab.evaluate("document.body.style.display = 'block'")
+    tab.until("document.querySelectorAll('.explorer-legend li').length > 3")
+    assert min(tab.evaluate("[...document.querySelectorAll('.explorer-picture')].map(p => p.clientWidth)")) > 300
+    assert tab.errors == []
+
+
 def test_without_scripts_the_first_picture_and_its_words_are_there(tab, folder):
     still = folder / "still.html"
     still.write_text((folder / "page.html").read_text().replace('<script src="_static/explorer.js"></script>', ""))
-    tab.open(still, 360)
+    tab.open(still, 360, drawn="document.readyState === 'complete'")
     assert tab.evaluate("document.querySelectorAll('.explorer-picture svg[role=img]').length") == 3
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     assert tab.evaluate("[...document.querySelectorAll('.explorer-words')].every(p => p.textContent.length > 40)")
