@@ -13,8 +13,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from building import environment
-
 ROOT = Path(__file__).parent.parent
 MACHINE_SPECIFIC = re.compile(r"nvidia-|cuda-|triton|appnope|colorama|pywin")
 
@@ -97,7 +95,8 @@ def test_without_a_new_enough_python_make_says_so(tmp_path):
     programs.mkdir()
     (programs / "python3").write_text("#!/bin/sh\nexit 1\n")  # an old one: refuses what it is asked
     (programs / "python3").chmod(0o755)
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     make = shutil.which("make")
     done = subprocess.run([make, "book"], cwd=tmp_path, env={"PATH": str(programs)}, capture_output=True, text=True)
     assert done.returncode != 0
@@ -109,19 +108,29 @@ def test_without_a_new_enough_python_make_says_so(tmp_path):
 def tiny(tmp_path):
     """A repository of which an environment is made in seconds, without a network."""
     folder = tmp_path / "tiny"
-    (folder / "book" / "building").mkdir(parents=True)
-    shutil.copy(ROOT / "book/building/environment.py", folder / "book" / "building")
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
     (folder / "requirements.txt").write_text("# nothing\n")
     (folder / "pyproject.toml").write_text(TINY_PROJECT)
     (folder / "backend.py").write_text(TINY_BACKEND)
     return folder
 
 
-def make_environment(folder: Path) -> subprocess.CompletedProcess[str]:
-    """What `make environment` runs, by a pip that has no index to ask."""
+def start_make(folder: Path) -> subprocess.Popen[str]:
+    """`make environment`, by a pip that has no index to ask."""
     nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
-    command = [sys.executable, folder / "book/building/environment.py"]
-    return subprocess.run(command, env={**os.environ, **nowhere}, capture_output=True, text=True)
+    command = ["make", "--silent", "environment", f"PYTHON={sys.executable}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, **nowhere, "MAKEFLAGS": ""}, **pipes)
+
+
+def make_environment(folder: Path, succeeds: bool = True) -> str:
+    """What it printed."""
+    process = start_make(folder)
+    said = "".join(process.communicate())
+    assert (process.returncode == 0) == succeeds, said
+    assert "Traceback" not in said
+    return said
 
 
 def imports_tiny(folder: Path) -> bool:
@@ -130,33 +139,41 @@ def imports_tiny(folder: Path) -> bool:
 
 @pytest.mark.slow
 def test_an_environment_is_made_once_updated_and_never_trusted_when_unfinished(tiny, tmp_path):
-    first = make_environment(tiny)
-    assert first.returncode == 0, first.stderr
+    assert "making .venv with Python" in make_environment(tiny)
     assert imports_tiny(tiny)
-    assert make_environment(tiny).stdout == ""  # nothing to do
+    assert make_environment(tiny) == "", "nothing to do"
 
     (tiny / "requirements.txt").write_text("# still nothing, differently\n")
-    updated = make_environment(tiny)
-    assert updated.returncode == 0, updated.stderr
-    assert "updating .venv" in updated.stdout
+    assert "changed, updating .venv" in make_environment(tiny)
+    assert make_environment(tiny) == ""
 
     (tiny / "requirements.txt").write_text("surely-not-to-be-found==1.0\n")
-    failed = make_environment(tiny)
-    assert failed.returncode == 1
-    assert "error: pip could not install the packages. Is there a network" in failed.stderr
-    assert "surely-not-to-be-found" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    failed = make_environment(tiny, succeeds=False)
+    assert "error: pip could not install the packages. Is there a network" in failed
+    assert "surely-not-to-be-found" in failed
 
     (tiny / "requirements.txt").write_text("# still nothing, differently\n")  # as it was when the environment was whole
     (tiny / ".venv" / "leftover").touch()
-    anew = make_environment(tiny)
-    assert anew.returncode == 0, anew.stderr
-    assert "making it anew" in anew.stdout
+    assert "making .venv" in make_environment(tiny)
     assert not (tiny / ".venv" / "leftover").exists()
     assert imports_tiny(tiny)
 
-    assert environment.is_current(tiny)
-    assert not environment.is_current(tiny.rename(tmp_path / "moved"))
+    moved = tiny.rename(tmp_path / "moved, with a space")
+    assert "making .venv" in make_environment(moved)
+    assert imports_tiny(moved)
+    (moved / ".venv/bin/python").unlink()
+    assert "making .venv" in make_environment(moved)
+    assert imports_tiny(moved)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("flock") is None, reason="this system has no flock")
+def test_two_makes_side_by_side_make_one_environment(tiny):
+    processes = [start_make(tiny) for _ in range(2)]
+    said = ["".join(process.communicate()) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "".join(said).count("making .venv") == 1, said
+    assert imports_tiny(tiny)
 
 
 def test_the_package_is_this_checkout():
