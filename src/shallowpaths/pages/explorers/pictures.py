@@ -61,13 +61,8 @@ class Series:
     def style(self) -> dict[str, Any]:
         """How it is drawn: name, kind, and the recipe's colour and marker."""
         own = style_of(self.recipe) if self.recipe else {}
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "color": own.get("color", "currentColor"),
-            "marker": own.get("marker", "o"),
-            "hollow": own.get("markerfacecolor") == "none",
-        }
+        look = {"color": own.get("color", "currentColor"), "marker": own.get("marker", "o")}
+        return {"name": self.name, "kind": self.kind, **look, "hollow": own.get("markerfacecolor") == "none"}
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,9 @@ def downscaling_explorer(
     recipes: Sequence[str] = ("batchnorm", "batchnorm-on-skip", "zero-gamma"), **options: Any
 ) -> Explorer:
     """By how much batch normalization scales each branch down, and what comes of it; options as `signal_explorer`."""
-    defaults = {
-        "quantities": ("downscaling", "skip_variance", "branch_share"),
-        "title": "Batch normalization divides the branch by √Var(xˡ)",
-    }
-    return signal_explorer(recipes, **(defaults | options))
+    options.setdefault("quantities", ("downscaling", "skip_variance", "branch_share"))
+    options.setdefault("title", "Batch normalization divides the branch by √Var(xˡ)")
+    return signal_explorer(recipes, **options)
 
 
 def recipe_controls(

@@ -176,10 +176,7 @@ _LABELS = {
 
 
 def _draw_by_block(
-    axes: Axes,
-    measured: Mapping[str, Sequence[np.ndarray]],
-    predicted: Mapping[str, np.ndarray],
-    band: Bands,
+    axes: Axes, measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray], band: Bands
 ) -> None:
     seen: set[str] = set()
     for name, rows in measured.items():
