@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 
 from shallowpaths.bench import rows as bench
-from shallowpaths.bench import steps as bench_training
+from shallowpaths.bench import timing
 from shallowpaths.bench.rows import Row
 from shallowpaths.cli import main
 
@@ -62,7 +62,7 @@ def test_a_ratio_is_of_seconds_and_pairs_take_turns():
         order.append(name)
         return torch.randn(size, size) @ torch.randn(size, size)
 
-    value, detail = bench_training._ratio(lambda: work("a", 700), lambda: work("b", 50), CPU, "products", pairs=3)
+    value, detail = timing.ratio(lambda: work("a", 700), lambda: work("b", 50), CPU, "products", pairs=3)
     assert value > 1
     assert order == ["a", "b"] * 5
     assert "3 pairs" in detail
@@ -70,14 +70,14 @@ def test_a_ratio_is_of_seconds_and_pairs_take_turns():
 
 def test_without_cifar_the_images_are_random_and_the_detail_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("SHALLOWPATHS_DATA", raising=False)
-    data, what = bench_training.images(CPU, tmp_path)
+    data, what = timing.images(CPU, tmp_path)
     assert data.image_shape == (3, 32, 32)
     assert "random images" in what
 
 
 def test_the_usual_pictures_are_standardized_as_ours_are():
-    data = bench_training.random_images(CPU)
-    pictures = bench_training._Pictures(data, 4)
+    data = timing.random_images(CPU)
+    pictures = timing.Pictures(data, 4)
     pictures.transform.transforms = pictures.transform.transforms[2:]  # without crop and flip
     found = torch.stack([picture for picture, _ in pictures])
     torch.testing.assert_close(found, data.standardize(data.train_images[:4]), rtol=1e-5, atol=1e-5)

@@ -262,6 +262,10 @@ def constant(**_):
         (lambda: Explorer("t", [], constant), "needs controls"),
         (lambda: Explorer("t", [slider("d", "d", [1], only={"e": [1]})], constant), "depends on ['e']"),
         (lambda: Explorer("t", [slider("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
+        (
+            lambda: Explorer("t", [slider("d", "d", [1, 4], finer=[2])], constant).picture(d=7.5),
+            "d 7.5 is unknown: choose from 1, 4, 2",
+        ),
         (lambda: Explorer("t", [slider("d", "d", [1], finer=[2])], constant).live, "lack 1"),
         (lambda: Series("line", "line", [1], [1]), "kind 'line' is unknown"),
         (lambda: Series("theory", "line", [1, 2], [1]), "lengths [2, 1]"),

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shallowpaths.networks import ResidualMLP, Scale, WideResNet, build, count_parameters
+from shallowpaths.networks import ResidualMLP, Scale, WideResNet, count_parameters
 from shallowpaths.recipes import NAMES, get_recipe
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.runs import build
 
 SEEDS = range(5)
 

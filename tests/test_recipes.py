@@ -72,7 +72,7 @@ def test_bad_recipes_are_refused(settings):
 
 
 def test_zero_blocks_are_refused():
-    with pytest.raises(ValueError, match="at least one block"):
+    with pytest.raises(ValueError, match="blocks 0 must be a whole number of at least 1"):
         get_recipe("skipinit").initial_alpha(0)
 
 

@@ -1,5 +1,6 @@
 """Theory against hand calculation, brute force, the paper's numbers, and float64 simulations."""
 
+import inspect
 import itertools
 import math
 from dataclasses import dataclass, fields
@@ -175,9 +176,8 @@ def test_batchnorm_at_the_end_changes_nothing_before_it():
 def test_without_skip_path_batchnorm_gradients_explode(layers):
     signal = theory.signal(10, **BATCHNORM, skip_path=False, activation="relu", layers_per_block=layers)
     assert (signal.path_probability == 1).all()
-    growth = theory.plain_batchnorm_gradient_growth() ** layers
+    growth = (math.pi / (math.pi - 1)) ** layers  # 1.47 a layer, as Yang et al. 2019 have it
     assert signal.gradient_second_moment[1:-1] / signal.gradient_second_moment[2:] == pytest.approx(np.full(8, growth))
-    assert growth ** (1 / layers) == pytest.approx(math.pi / (math.pi - 1))
 
 
 def test_projections_reset_the_skip_path_of_batchnorm_and_only_it():
@@ -437,7 +437,7 @@ def test_learning_rate_regimes_meet_at_the_crossover():
     rates = theory.optimal_learning_rate([64, crossover, 1024], 0.01, 2.56)
     assert rates == pytest.approx([0.64, 2.56, 2.56])
     assert float(theory.effective_learning_rate(0.05)) == pytest.approx(0.5)
-    assert theory.raw_learning_rate(theory.effective_learning_rate([0.1, 0.2], 0.7), 0.7) == pytest.approx([0.1, 0.2])
+    assert theory.effective_learning_rate([0.1, 0.2], 0.7) == pytest.approx([1 / 3, 2 / 3])
 
 
 # Bad input
@@ -446,33 +446,64 @@ def test_learning_rate_regimes_meet_at_the_crossover():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: theory.signal(0), "blocks is 0"),
-        (lambda: theory.signal(2.5), "blocks is 2.5"),
-        (lambda: theory.signal(3, alpha=math.nan), "alpha is nan"),
-        (lambda: theory.signal(3, alpha=math.inf), "alpha is inf"),
-        (lambda: theory.signal(3, alpha="1/sqrt(d)"), "alpha is '1/sqrt"),
-        (lambda: theory.signal(3, normalization="layer"), "'layer'.*'branch and skip'"),
-        (lambda: theory.signal(3, activation="tanh"), "'tanh'.*'linear', 'relu'"),
-        (lambda: theory.signal(3, output_scale=0), "output_scale is 0"),
-        (lambda: theory.signal(3, correlation=1.0), "correlation is 1.0"),
-        (lambda: theory.signal(3, layers_per_block=0), "layers_per_block is 0"),
-        (lambda: theory.signal(3, projections=[4]), r"projections is \[4\].*1 to 3"),
+        (lambda: theory.signal(0), "blocks 0"),
+        (lambda: theory.signal(2.5), "blocks 2.5"),
+        (lambda: theory.signal(3, alpha=math.nan), "alpha nan"),
+        (lambda: theory.signal(3, alpha=math.inf), "alpha inf"),
+        (lambda: theory.signal(3, alpha="1/sqrt(d)"), "alpha '1/sqrt"),
+        (lambda: theory.signal(3, normalization="layer"), "'layer'.*branch and skip"),
+        (lambda: theory.signal(3, activation="tanh"), "'tanh'.*linear, relu"),
+        (lambda: theory.signal(3, output_scale=0), "output_scale 0"),
+        (lambda: theory.signal(3, correlation=1.0), "correlation 1.0"),
+        (lambda: theory.signal(3, layers_per_block=0), "layers_per_block 0"),
+        (lambda: theory.signal(3, projections=[4]), r"projections \[4\].*1 to 3"),
         (lambda: theory.signal(3, layer_gain=[1, 1]), "layer_gain has shape"),
-        (lambda: theory.signal(3, alpha=0.0, skip_path=False), "alpha is 0.0.*nothing passes"),
-        (lambda: theory.scaled_skip_second_moment(3, math.nan), "alpha is nan"),
+        (lambda: theory.signal(3, alpha=0.0, skip_path=False), "alpha 0.0.*nothing passes"),
+        (lambda: theory.scaled_skip_second_moment(3, math.nan), "alpha nan"),
         (lambda: theory.batchnorm_moving_variance(3, "gelu"), "'gelu'"),
         (lambda: theory.path_length_distribution([0.5, 1.2]), "path_probability"),
         (lambda: theory.path_length_distribution([]), "path_probability has shape"),
-        (lambda: theory.finite_width(theory.signal(3), -4, 8), "width is -4"),
-        (lambda: theory.finite_width(theory.signal(3), 4, 1), "batch is 1"),
-        (lambda: theory.overflow_depth("int8"), "'int8'.*'bfloat16'"),
+        (lambda: theory.finite_width(theory.signal(3), -4, 8), "width -4"),
+        (lambda: theory.finite_width(theory.signal(3), 4, 1), "batch 1"),
+        (lambda: theory.overflow_depth("int8"), "'int8'.*bfloat16"),
         (lambda: theory.padding_gain(8, kernel=2), "kernel is 2"),
-        (lambda: theory.largest_stable_rate(-1.0), "largest_eigenvalue is -1.0"),
-        (lambda: theory.effective_learning_rate(0.1, 1.0), "momentum is 1.0"),
-        (lambda: theory.optimal_learning_rate(0, 1.0, 1.0), "batch_size is 0"),
-        (lambda: theory.fixup_layer_scale(10, 1), "layers_per_block is 1"),
+        (lambda: theory.largest_stable_rate(-1.0), "largest_eigenvalue -1.0"),
+        (lambda: theory.effective_learning_rate(0.1, 1.0), "momentum 1.0"),
+        (lambda: theory.optimal_learning_rate(0, 1.0, 1.0), "batch_size 0"),
+        (lambda: theory.fixup_layer_scale(10, 1), "layers_per_block 1"),
     ],
 )
 def test_bad_input_is_named_and_what_is_allowed_is_said(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+SIGNAL = theory.signal(3)
+GOOD = {
+    "blocks": 3, "signal": SIGNAL, "width": 8, "batch": 8, "correlation": 0.5, "path_probability": [0.5], "size": 8,
+    "precision": "float16", "largest_eigenvalue": 1.0, "learning_rate": 0.1, "batch_size": 8, "rate_per_example": 0.1,
+    "largest_stable": 1.0, "expected": [1.0, 1.0, 1.0],
+}  # fmt: skip
+FUNCTIONS = [value for name in theory.__all__ if inspect.isfunction(value := getattr(theory, name))]
+FUNCTIONS.append(theory.finite_width(SIGNAL, 8, 8).band)
+ARGUMENTS = [(function, name) for function in FUNCTIONS for name in inspect.signature(function).parameters]
+
+
+@pytest.mark.parametrize(
+    "value", ["text", None, ["a"], [[1], [1, 2]], object()], ids=["text", "none", "list", "ragged", "object"]
+)
+@pytest.mark.parametrize(("function", "name"), ARGUMENTS, ids=lambda part: getattr(part, "__name__", part))
+def test_a_value_of_a_wrong_type_is_refused_by_name(function, name, value):
+    parameters = inspect.signature(function).parameters
+    if value is None and parameters[name].default is None:
+        pytest.skip("None is an answer here")
+    good = {p.name: GOOD[p.name] for p in parameters.values() if p.default is p.empty}
+    function(**good)
+    with pytest.raises((ValueError, TypeError), match=rf"^{name} "):
+        function(**good | {name: value})
+
+
+@pytest.mark.parametrize("name", ["alpha", "output_scale", "correlation", "pair_correlation"])
+def test_a_list_is_refused_where_one_number_is_meant(name):
+    with pytest.raises(ValueError, match=rf"^{name} \[0.5, 0.5\] must be a finite number"):
+        theory.signal(2, **{name: [0.5, 0.5]})

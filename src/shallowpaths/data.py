@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.theory.checks import one_of
+from shallowpaths.theory.checks import number, one_of
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
 DIGITS_TEST = 360  # of 1797 images
@@ -66,17 +66,11 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on another device."""
-        moved = {
-            f.name: value.to(device)
-            for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
     def hold_out(self, fraction: float) -> "Dataset":
         """Move a fraction of the training images, always the same ones, to the validation split."""
-        if not (isinstance(fraction, (int, float)) and 0 <= fraction < 1):
-            raise ValueError(f"validation {fraction!r}: the fraction to hold out is at least 0 and below 1")
+        number("validation", fraction, at_least=0, below=1)
         if len(self.validation_images):
             raise ValueError("this data set has a validation split already: hold out from the whole one")
         count = round(fraction * len(self.train_images))

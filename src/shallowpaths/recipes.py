@@ -9,15 +9,12 @@ import difflib
 import math
 from dataclasses import dataclass, replace
 
-NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
+from shallowpaths.theory import NORMALIZATIONS
+from shallowpaths.theory.checks import number, one_of, whole
+
 FIXUP_PARTS = ("zero last layer", "depth rescaling", "scalar multiplier", "scalar biases")
 ONE_OVER_SQRT_BLOCKS = "1/sqrt(d)"
-FLOAT32_LARGEST = 3.4e38
-
-
-def _is_finite(value: object) -> bool:
-    """Whether value is a number that float32 can hold; bool and text are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < FLOAT32_LARGEST
+FLOAT32 = {"above": -3.4e38, "below": 3.4e38}
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,10 @@ class Recipe:
     skip_path: bool = True
 
     def __post_init__(self) -> None:
-        if self.normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"normalization {self.normalization!r} is unknown: choose from {', '.join(NORMALIZATIONS)}"
-            )
-        if self.alpha not in (None, ONE_OVER_SQRT_BLOCKS) and not _is_finite(self.alpha):
-            raise ValueError(f"alpha {self.alpha!r}: give a finite number, {ONE_OVER_SQRT_BLOCKS!r} or None")
-        if not (_is_finite(self.output_scale) and self.output_scale > 0):
-            raise ValueError(f"output_scale {self.output_scale!r} must be positive and finite")
+        one_of("normalization", self.normalization, NORMALIZATIONS)
+        if self.alpha is not None and self.alpha != ONE_OVER_SQRT_BLOCKS:
+            number(f"alpha (a number, {ONE_OVER_SQRT_BLOCKS!r} or None)", self.alpha, **FLOAT32)
+        number("output_scale", self.output_scale, **FLOAT32 | {"above": 0})
         if self.zero_gamma and not self.normalizes_branch:
             raise ValueError("zero_gamma needs batch normalization on the branch, which this recipe does not have")
         if not isinstance(self.fixup, tuple) or set(self.fixup) - set(FIXUP_PARTS):
@@ -87,8 +80,7 @@ class Recipe:
 
     def initial_alpha(self, blocks: int) -> float | None:
         """The scalar's initial value in a network of `blocks` residual blocks, or None without a scalar."""
-        if blocks < 1:
-            raise ValueError(f"blocks {blocks}: a residual network has at least one block")
+        whole("blocks", blocks)
         if self.alpha is None:
             return None
         return 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else float(self.alpha)

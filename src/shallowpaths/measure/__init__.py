@@ -18,20 +18,7 @@ from shallowpaths.measure.signals import SignalStatistics, signal_statistics
 from shallowpaths.measure.spectrum import PathSpectrum, path_spectrum
 
 __all__ = [
-    "GradientCorrelation",
-    "GradientStatistics",
-    "InputCorrelation",
-    "MovingStatistics",
-    "PathSpectrum",
-    "SignalStatistics",
-    "gradient_correlation",
-    "gradient_statistics",
-    "input_correlation",
-    "left_as_found",
-    "moving_statistics",
-    "path_spectrum",
-    "predicted_signal",
-    "residual_additions",
-    "residual_blocks",
-    "signal_statistics",
-]
+    "GradientCorrelation", "GradientStatistics", "InputCorrelation", "MovingStatistics", "PathSpectrum", "SignalStatistics",
+    "gradient_correlation", "gradient_statistics", "input_correlation", "left_as_found", "moving_statistics",
+    "path_spectrum", "predicted_signal", "residual_additions", "residual_blocks", "signal_statistics",
+]  # fmt: skip

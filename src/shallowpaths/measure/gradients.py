@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shallowpaths.measure.correlations import cosines
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.networks import ResidualBlock
+from shallowpaths.theory.checks import number
 
 Seen = TypeVar("Seen")
 
@@ -68,17 +69,15 @@ def gradient_statistics(
     """Second moment of the gradient at each block's input, from one forward and one backward pass.
 
     Args:
-        network: any network made of residual blocks.
-        inputs: a batch as the network takes it, [N, ...] with N >= 2.
+        network, inputs, training: as in `signal_statistics`.
         labels: None sends back a random gradient, drawn from `seed` for each input on its own, from the last block's
             output; theory is about this one. With labels [N] it is the gradient of the cross entropies' sum.
-        training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
 
     The batch's statistics depend on each input, and the gradient goes through them too. It takes two directions of
     N (times positions, in images) away at each normalization: a part 2 / N of the gradient's second moment.
 
     Raises:
-        ValueError: no residual block; a batch of one; NaN or infinity in the inputs; labels that do not fit.
+        ValueError: as `signal_statistics`; labels that do not fit.
     """
     check_inputs(inputs)
     if labels is not None and (labels.shape != inputs.shape[:1] or labels.dtype != torch.long):
@@ -102,13 +101,9 @@ def gradient_statistics(
 
 
 def gradient_correlation(
-    network: nn.Module,
-    inputs: Tensor,
-    neighbours: Tensor | None = None,
-    correlation: float = 0.9,
-    training: bool = True,
-    seed: int = 0,
-) -> GradientCorrelation:
+    network: nn.Module, inputs: Tensor, neighbours: Tensor | None = None, correlation: float = 0.9,
+    training: bool = True, seed: int = 0,
+) -> GradientCorrelation:  # fmt: skip
     """Correlation between the gradients of nearby inputs, by depth: where it is lost, gradients are shattered.
 
     Both inputs of a pair are given the same random gradient at the last block's output; other pairs have others.
@@ -124,8 +119,7 @@ def gradient_correlation(
         ValueError: as `gradient_statistics`; neighbours of another shape; a correlation out of range.
     """
     check_inputs(inputs)
-    if not -1 <= correlation <= 1:
-        raise ValueError(f"correlation {correlation!r} must be from -1 to 1")
+    number("correlation", correlation, at_least=-1, at_most=1)
     if neighbours is not None:
         if neighbours.shape != inputs.shape:
             raise ValueError(f"neighbours of shape {tuple(neighbours.shape)}: the inputs have {tuple(inputs.shape)}")

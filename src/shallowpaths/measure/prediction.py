@@ -1,9 +1,12 @@
 """What theory says of a network as built: the line to draw beside its measurements."""
 
+from typing import Any
+
 from torch import nn
 
 from shallowpaths import theory
 from shallowpaths.networks import ResidualBlock, ResidualNetwork
+from shallowpaths.recipes import Recipe
 
 
 def predicted_signal(
@@ -21,23 +24,33 @@ def predicted_signal(
             each border, and the smaller the image the larger the part. None predicts for images without borders.
         pair_correlation: between the two inputs of a pair, for `gradient_correlation`; None takes any two inputs.
     """
-    recipe, blocks = network.recipe, list(network.blocks)
-    projections = [number for number, block in enumerate(blocks, start=1) if block.shortcut is not None]
-    alpha = recipe.initial_alpha(len(blocks))
-    scale = theory.fixup_layer_scale(len(blocks), len(blocks[0].layers)) if "depth rescaling" in recipe.fixup else 1.0
-    return theory.signal(
+    blocks = list(network.blocks)
+    return signal_of_recipe(
+        network.recipe,
         len(blocks),
+        len(blocks[0].layers),
+        activation=network.activation,
+        correlation=correlation,
+        pair_correlation=pair_correlation,
+        projections=[number for number, block in enumerate(blocks, start=1) if block.shortcut is not None],
+        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size),
+    )
+
+
+def signal_of_recipe(recipe: Recipe, blocks: int, layers_per_block: int = 2, **options: Any) -> theory.Signal:
+    """`theory.signal` with what a recipe says of it; options: its other arguments."""
+    alpha = recipe.initial_alpha(blocks)
+    if alpha is None:
+        alpha = theory.fixup_layer_scale(blocks, layers_per_block) if "depth rescaling" in recipe.fixup else 1.0
+    return theory.signal(
+        blocks,
         normalization=recipe.normalization,
-        alpha=scale if alpha is None else alpha,
+        alpha=alpha,
         output_scale=recipe.output_scale,
         zero_branch=recipe.starts_as_identity,
         skip_path=recipe.skip_path,
-        activation=network.activation,
-        layers_per_block=len(blocks[0].layers),
-        correlation=correlation,
-        pair_correlation=pair_correlation,
-        projections=projections,
-        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size),
+        layers_per_block=layers_per_block,
+        **options,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.measure.tangents import through_block
+from shallowpaths.theory.checks import whole
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,18 @@ def path_spectrum(
 
     Args:
         network: any network made of residual blocks; in float64 it goes deeper before its signal overflows.
-        inputs: a batch as the network takes it, [N, ...] with N >= 2.
+        inputs, training: as in `signal_statistics`.
         longest: the longest length to keep apart; all longer paths share one part more. None keeps all lengths apart.
             Time and memory grow with the number of parts.
-        training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
         seed: of the tangents.
 
     Raises:
-        ValueError: no residual block; a batch of one; NaN or infinity in the inputs; a `longest` that is no whole
-            number of at least 0; a signal that overflows on the way; a tangent of which nothing arrives.
+        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives.
     """
     check_inputs(inputs)
     blocks = residual_blocks(network)
-    if longest is not None and (not isinstance(longest, int) or isinstance(longest, bool) or longest < 0):
-        raise ValueError(f"longest {longest!r} must be a whole number of at least 0, or None for all lengths")
+    if longest is not None:
+        whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
     with left_as_found(network, training):
         x = _first_block_input(network, inputs)

@@ -7,6 +7,8 @@ own batch normalization over the chunks, but makes no copy of the chunks and joi
 import torch
 from torch import Tensor, nn
 
+from shallowpaths.theory.checks import whole
+
 Tensors = tuple[Tensor, Tensor, Tensor]
 
 
@@ -28,8 +30,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int, ghost_batch: int):
         super().__init__(channels)
-        if not isinstance(ghost_batch, int) or isinstance(ghost_batch, bool) or ghost_batch < 1:
-            raise ValueError(f"ghost_batch {ghost_batch!r} must be a whole number of at least 1")
+        whole("ghost_batch", ghost_batch)
         self.ghost_batch = ghost_batch
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,10 +85,10 @@ def ghost_normalize(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: flo
 
 def _by_formula(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> Tensors:
     """All full chunks at once, then what is left."""
-    whole = len(x) // size * size
-    if whole == len(x):
+    full = len(x) // size * size
+    if full == len(x):
         return _equal_chunks(x, weight, bias, size, eps)
-    parts = (_equal_chunks(x[:whole], weight, bias, size, eps), _equal_chunks(x[whole:], weight, bias, None, eps))
+    parts = (_equal_chunks(x[:full], weight, bias, size, eps), _equal_chunks(x[full:], weight, bias, None, eps))
     return tuple(torch.cat(both) for both in zip(*parts, strict=True))
 
 

@@ -16,7 +16,6 @@ in its tests.
 
 from shallowpaths.theory.blocks import NORMALIZATIONS, Signal, signal
 from shallowpaths.theory.limits import (
-    LARGEST_VALUE,
     OverflowDepth,
     crossover_batch_size,
     effective_learning_rate,
@@ -24,7 +23,6 @@ from shallowpaths.theory.limits import (
     optimal_learning_rate,
     overflow_depth,
     padding_gain,
-    raw_learning_rate,
 )
 from shallowpaths.theory.moments import (
     ACTIVATIONS,
@@ -47,43 +45,15 @@ from shallowpaths.theory.paths import (
     mean_path_length,
     path_length_distribution,
     path_length_variance,
-    plain_batchnorm_gradient_growth,
 )
 from shallowpaths.theory.width import FiniteWidth, finite_width, odd_covariance
 
 __all__ = [
-    "ACTIVATIONS",
-    "LARGEST_VALUE",
-    "NORMALIZATIONS",
-    "RELU_MEAN_SHARE",
-    "RELU_VARIANCE_SHARE",
-    "FiniteWidth",
-    "OverflowDepth",
-    "Signal",
-    "batchnorm_branch_share",
-    "batchnorm_moving_variance",
-    "batchnorm_path_probability",
-    "batchnorm_skip_second_moment",
-    "batchnorm_squared_mean",
-    "block_index",
-    "crossover_batch_size",
-    "effective_learning_rate",
-    "finite_width",
-    "fixup_layer_scale",
-    "harmonic_mean_path_length",
-    "largest_stable_rate",
-    "logarithmic_mean_path_length",
-    "mean_path_length",
-    "odd_covariance",
-    "optimal_learning_rate",
-    "overflow_depth",
-    "padding_gain",
-    "path_length_distribution",
-    "path_length_variance",
-    "plain_batchnorm_gradient_growth",
-    "raw_learning_rate",
-    "relu_correlation",
-    "relu_gate_correlation",
-    "scaled_skip_second_moment",
-    "signal",
-]
+    "ACTIVATIONS", "NORMALIZATIONS", "RELU_MEAN_SHARE", "RELU_VARIANCE_SHARE", "FiniteWidth", "OverflowDepth", "Signal",
+    "batchnorm_branch_share", "batchnorm_moving_variance", "batchnorm_path_probability", "batchnorm_skip_second_moment",
+    "batchnorm_squared_mean", "block_index", "crossover_batch_size", "effective_learning_rate", "finite_width",
+    "fixup_layer_scale", "harmonic_mean_path_length", "largest_stable_rate", "logarithmic_mean_path_length",
+    "mean_path_length", "odd_covariance", "optimal_learning_rate", "overflow_depth", "padding_gain",
+    "path_length_distribution", "path_length_variance", "relu_correlation", "relu_gate_correlation",
+    "scaled_skip_second_moment", "signal",
+]  # fmt: skip

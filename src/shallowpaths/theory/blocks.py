@@ -1,14 +1,14 @@
 """The recursion over blocks: second moments, variances, tangents and gradients of any recipe of the book."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import number, one_of, whole
-from shallowpaths.theory.moments import ACTIVATIONS, Array, block_index, relu_correlation, relu_gate_correlation
+from shallowpaths.theory.checks import Array, flag, number, numbers, one_of, whole
+from shallowpaths.theory.moments import ACTIVATIONS, block_index, relu_correlation, relu_gate_correlation
 
 NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
 
@@ -82,26 +82,6 @@ class _Point:
         return _Point(moment, float(relu_correlation(self.common)), float(relu_correlation(self.pair)))
 
 
-def _through_layers(
-    start: _Point, layers: int, activation: str, normalized: bool, gain: float
-) -> tuple[_Point, float, float]:
-    """Pass layers of (BN ->) activation -> weights: the end, log2 of a tangent's gain, gates' correlation.
-
-    ReLU passes half of a tangent's second moment and He's factor 2 restores it; BN divides it by the
-    variance that it finds. The batch is large, so that a BN's statistics are constants.
-    """
-    point, log2_tangent, gates = start, 0.0, 1.0
-    for _ in range(layers):
-        if normalized:
-            log2_tangent -= point.log2_variance
-            point = point.standardized()
-        if activation == "relu":
-            gates *= float(relu_gate_correlation(point.pair))
-        point = point.through_layer(activation, gain)
-        log2_tangent += math.log2(gain)
-    return point, log2_tangent, gates
-
-
 def _share(log2_skip: float, log2_branch: float) -> float:
     """branch / (skip + branch) from logarithms, which do not overflow."""
     return float(np.exp2(log2_branch - np.logaddexp2(log2_skip, log2_branch)))
@@ -130,28 +110,52 @@ class _Block:
     gates: float
 
 
-def _block(
-    x: _Point, normalization: str, log2_alpha: float, output_scale: float, activation: str, layers: int,
-    projected: bool, skip_path: bool, gain: float,
-) -> _Block:  # fmt: skip
-    """One step of the recursion, from the input of a block to its output."""
-    normalized = normalization in ("branch", "branch and skip")
-    skip, skip_tangent, skip_gates = _through_layers(x, int(projected), activation, normalized, 1.0)
-    if not skip_path:
-        skip, skip_tangent = _Point(-math.inf, skip.common, skip.pair), -math.inf
-    end, branch_tangent, branch_gates = _through_layers(x, layers, activation, normalized, gain)
-    branch = _Point(end.log2_moment + 2 * log2_alpha, end.common, end.pair)
-    branch_tangent += 2 * log2_alpha
-    total = _mixed(skip, branch)
-    probability = _share(skip_tangent, branch_tangent)
-    log2_scale = 2 * math.log2(output_scale)
-    output = _Point(total.log2_moment + log2_scale, total.common, total.pair)
-    log2_gradient = float(np.logaddexp2(skip_tangent, branch_tangent)) + log2_scale
-    if normalization == "branch and skip":
-        log2_gradient -= output.log2_variance
-        output = output.standardized()
-    gates = (1 - probability) * skip_gates + probability * branch_gates
-    return _Block(x, skip, branch, output, probability, log2_gradient, gates)
+@dataclass(frozen=True)
+class _Network:
+    """What all blocks of a network have in common."""
+
+    normalization: str
+    activation: str
+    layers_per_block: int
+    log2_alpha: float
+    output_scale: float
+    skip_path: bool
+
+    def layers(self, start: _Point, count: int, gain: float) -> tuple[_Point, float, float]:
+        """Pass layers of (BN ->) activation -> weights: the end, log2 of a tangent's gain, gates' correlation.
+
+        ReLU passes half of a tangent's second moment and He's factor 2 restores it; BN divides it by the variance
+        that it finds. The batch is large, so that a BN's statistics are constants.
+        """
+        point, log2_tangent, gates = start, 0.0, 1.0
+        for _ in range(count):
+            if self.normalization.startswith("branch"):
+                log2_tangent -= point.log2_variance
+                point = point.standardized()
+            if self.activation == "relu":
+                gates *= float(relu_gate_correlation(point.pair))
+            point = point.through_layer(self.activation, gain)
+            log2_tangent += math.log2(gain)
+        return point, log2_tangent, gates
+
+    def block(self, x: _Point, projected: bool, gain: float) -> _Block:
+        """One step of the recursion, from the input of a block to its output."""
+        skip, skip_tangent, skip_gates = self.layers(x, int(projected), 1.0)
+        if not self.skip_path:
+            skip, skip_tangent = _Point(-math.inf, skip.common, skip.pair), -math.inf
+        end, branch_tangent, branch_gates = self.layers(x, self.layers_per_block, gain)
+        branch = _Point(end.log2_moment + 2 * self.log2_alpha, end.common, end.pair)
+        branch_tangent += 2 * self.log2_alpha
+        total = _mixed(skip, branch)
+        probability = _share(skip_tangent, branch_tangent)
+        log2_scale = 2 * math.log2(self.output_scale)
+        output = _Point(total.log2_moment + log2_scale, total.common, total.pair)
+        log2_gradient = float(np.logaddexp2(skip_tangent, branch_tangent)) + log2_scale
+        if self.normalization == "branch and skip":
+            log2_gradient -= output.log2_variance
+            output = output.standardized()
+        gates = (1 - probability) * skip_gates + probability * branch_gates
+        return _Block(x, skip, branch, output, probability, log2_gradient, gates)
 
 
 def signal(
@@ -186,70 +190,74 @@ def signal(
     Raises ValueError for a value outside these ranges.
     """
     index = block_index(blocks)
-    pair = correlation if pair_correlation is None else pair_correlation
-    gains = _checked(blocks, normalization, alpha, output_scale, activation, layers_per_block, correlation,
-                     pair, projections, layer_gain)  # fmt: skip
-    log2_alpha = -math.inf if zero_branch or alpha == 0 else math.log2(abs(alpha))
-    if not skip_path and math.isinf(log2_alpha):
-        raise ValueError(f"alpha is {alpha!r} and zero_branch {zero_branch!r}, no skip path: nothing passes")
-    x, rows = _Point(0.0, float(correlation), float(pair)), []
-    for block, gain in enumerate(gains, start=1):
-        rows.append(_block(x, normalization, log2_alpha, float(output_scale), activation, layers_per_block,
-                           block in projections, skip_path, float(gain)))  # fmt: skip
-        x = rows[-1].output
-    return _collected(rows, index, normalization, activation, layers_per_block)
-
-
-def _checked(
-    blocks: int, normalization: str, alpha: float, output_scale: float, activation: str, layers: int,
-    correlation: float, pair: float, projections: Collection[int], layer_gain: ArrayLike,
-) -> Array:  # fmt: skip
-    """Refuse bad arguments of ``signal``; returns the layer gains, shape [d]."""
     one_of("normalization", normalization, NORMALIZATIONS)
     one_of("activation", activation, ACTIVATIONS)
-    whole("layers_per_block", layers)
-    number("alpha", alpha)
-    number("output_scale", output_scale, above=0)
-    number("correlation", correlation, at_least=0, below=1)
-    number("pair_correlation", pair, at_least=-1, at_most=1)
-    if normalization.startswith("branch") and pair < 2 * correlation - 1:
+    whole("layers_per_block", layers_per_block)
+    flag("zero_branch", zero_branch)
+    flag("skip_path", skip_path)
+    alpha, scale = number("alpha", alpha), number("output_scale", output_scale, above=0)
+    log2_alpha = -math.inf if zero_branch or alpha == 0 else math.log2(abs(alpha))
+    if not skip_path and math.isinf(log2_alpha):
+        raise ValueError(f"alpha {alpha!r} and zero_branch {zero_branch!r} without a skip path: nothing passes")
+    network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
+    x, rows = _start(correlation, pair_correlation, normalization), []
+    for projected, gain in zip(_projected(projections, blocks), _gains(layer_gain, blocks), strict=True):
+        rows.append(network.block(x, projected, float(gain)))
+        x = rows[-1].output
+    return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
+
+
+def _start(correlation: float, pair_correlation: float | None, normalization: str) -> _Point:
+    common = number("correlation", correlation, at_least=0, below=1)
+    pair = common if pair_correlation is None else number("pair_correlation", pair_correlation, at_least=-1, at_most=1)
+    if normalization.startswith("branch") and pair < 2 * common - 1:
         raise ValueError(
-            f"pair_correlation is {pair!r}; beside a correlation of {correlation!r} between any two inputs it must be"
-            f" at least {2 * correlation - 1:g}"
+            f"pair_correlation {pair!r} must be at least {2 * common - 1:g}, beside a correlation of {common!r} between"
+            " any two inputs"
         )
-    number("layer_gain", layer_gain, above=0)
-    if any(block not in range(1, blocks + 1) for block in projections):
-        raise ValueError(f"projections is {projections!r}; it must hold block numbers from 1 to {blocks}")
-    gains = np.asarray(layer_gain, dtype=float)
+    return _Point(0.0, common, pair)
+
+
+def _projected(projections: Collection[int], blocks: int) -> list[bool]:
+    """For each block, whether it is among them."""
+    numbers_of_blocks = range(1, blocks + 1)
+    if not isinstance(projections, Collection) or any(block not in numbers_of_blocks for block in projections):
+        raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
+    return [block in projections for block in numbers_of_blocks]
+
+
+def _gains(layer_gain: ArrayLike, blocks: int) -> Array:
+    gains = numbers("layer_gain", layer_gain, above=0)
     if gains.shape not in ((), (blocks,)):
         raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
     return np.broadcast_to(gains, (blocks,))
 
 
-def _collected(rows: list[_Block], index: Array, normalization: str, activation: str, layers: int) -> Signal:
+def _arrays(rows: list[_Block], normalization: str) -> dict[str, Array]:
     """The recursion's rows as the arrays of a Signal."""
+
+    def column(read: Callable[[_Block], float]) -> Array:
+        return np.array([read(row) for row in rows])
+
     arrays: dict[str, Array] = {}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for place in ("input", "skip", "branch", "output"):
             points: list[_Point] = [getattr(row, place) for row in rows]
             common = np.array([point.common for point in points])
-            log2_moment = np.array([point.log2_moment for point in points])
-            arrays[f"{place}_second_moment"] = np.exp2(log2_moment)
+            moment = np.exp2([point.log2_moment for point in points])
+            arrays[f"{place}_second_moment"] = moment
             arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in points])
-            arrays[f"{place}_squared_mean"] = np.where(common > 0, common * np.exp2(log2_moment), 0.0)
-        backward = np.cumsum([row.log2_gradient for row in reversed(rows)])[::-1]
-        arrays["gradient_second_moment"] = np.exp2(backward)
-    normalized = normalization in ("branch", "branch and skip")
+            arrays[f"{place}_squared_mean"] = np.where(common > 0, common * moment, 0.0)
+        arrays["gradient_second_moment"] = np.exp2(np.cumsum(column(lambda row: row.log2_gradient)[::-1])[::-1])
+    normalized = normalization.startswith("branch")
     arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if normalized else np.ones(len(rows))
-    shares = [_share(row.skip.log2_variance, row.branch.log2_variance) for row in rows]
-    arrays["branch_share"] = np.array(shares)
-    shares = [_share(row.skip.log2_moment, row.branch.log2_moment) for row in rows]
-    arrays["branch_second_moment_share"] = np.array(shares)
-    arrays["path_probability"] = np.array([row.path_probability for row in rows])
-    arrays["skip_correlation"] = np.array([row.skip.common for row in rows])
-    arrays["branch_correlation"] = np.array([row.branch.common for row in rows])
-    arrays["pair_correlation"] = np.array([row.input.pair for row in rows])
-    arrays["gradient_correlation"] = np.cumprod([row.gates for row in reversed(rows)])[::-1]
+    arrays["branch_share"] = column(lambda row: _share(row.skip.log2_variance, row.branch.log2_variance))
+    arrays["branch_second_moment_share"] = column(lambda row: _share(row.skip.log2_moment, row.branch.log2_moment))
+    arrays["path_probability"] = column(lambda row: row.path_probability)
+    arrays["skip_correlation"] = column(lambda row: row.skip.common)
+    arrays["branch_correlation"] = column(lambda row: row.branch.common)
+    arrays["pair_correlation"] = column(lambda row: row.input.pair)
+    arrays["gradient_correlation"] = np.cumprod(column(lambda row: row.gates)[::-1])[::-1]
     for array in arrays.values():
         array.setflags(write=False)
-    return Signal(normalization, activation, layers, index, **arrays)
+    return arrays

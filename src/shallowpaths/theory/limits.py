@@ -6,15 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import number, one_of, whole
-from shallowpaths.theory.moments import Array
+from shallowpaths.theory.checks import Array, number, numbers, one_of, whole
 
-LARGEST_VALUE = {
-    "float16": float(np.finfo(np.float16).max),
-    "bfloat16": (2 - 2.0**-7) * 2.0**127,
-    "float32": float(np.finfo(np.float32).max),
-    "float64": float(np.finfo(np.float64).max),
-}
+_NUMPYS = {name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")}
+LARGEST_VALUE = _NUMPYS | {"bfloat16": (2 - 2.0**-7) * 2.0**127}
 """The largest finite number of each format. bfloat16 has float32's exponent, so it reaches just as far."""
 
 
@@ -42,13 +37,8 @@ def overflow_depth(precision: str, growth: float = 2.0, values: int | None = Non
     if growth <= 1:
         return OverflowDepth(None, None)
     room = math.log2(LARGEST_VALUE[precision]) - math.log2(largest)
-    squares_room = room - math.log2(largest)
-    return OverflowDepth(*(_blocks_above(bits, math.log2(growth)) for bits in (2 * room, squares_room)))
-
-
-def _blocks_above(bits: float, bits_per_block: float) -> int:
-    """The first whole number of blocks that passes ``bits``; log2 rounds float32's largest up to 2^128."""
-    return max(1, math.ceil(bits / bits_per_block))
+    rooms = (2 * room, room - math.log2(largest))  # in bits; log2 rounds float32's largest up to 2^128
+    return OverflowDepth(*(max(1, math.ceil(bits / math.log2(growth))) for bits in rooms))
 
 
 def padding_gain(size: int, kernel: int = 3, layers: int = 1) -> float:
@@ -74,16 +64,7 @@ def padding_gain(size: int, kernel: int = 3, layers: int = 1) -> float:
 
 def effective_learning_rate(learning_rate: ArrayLike, momentum: float = 0.9) -> Array:
     """rate / (1 - momentum): the step that a constant gradient makes in the end. [derived]"""
-    number("learning_rate", learning_rate, at_least=0)
-    number("momentum", momentum, at_least=0, below=1)
-    return np.asarray(learning_rate, dtype=float) / (1 - momentum)
-
-
-def raw_learning_rate(effective: ArrayLike, momentum: float = 0.9) -> Array:
-    """The rate to give the optimizer for an effective one: effective (1 - momentum). [derived]"""
-    number("effective", effective, at_least=0)
-    number("momentum", momentum, at_least=0, below=1)
-    return np.asarray(effective, dtype=float) * (1 - momentum)
+    return numbers("learning_rate", learning_rate, at_least=0) / (1 - _momentum(momentum))
 
 
 def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) -> Array:
@@ -92,26 +73,25 @@ def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) ->
     largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest
     direction oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
     """
-    number("largest_eigenvalue", largest_eigenvalue, above=0)
-    number("momentum", momentum, at_least=0, below=1)
-    return 2 * (1 + momentum) / np.asarray(largest_eigenvalue, dtype=float)
+    return 2 * (1 + _momentum(momentum)) / numbers("largest_eigenvalue", largest_eigenvalue, above=0)
 
 
 def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, largest_stable: float) -> Array:
     """min(c B, largest stable rate) for batches of B examples. Regimes [paper], formula [derived].
 
-    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c =
-    ``rate_per_example``, and accuracy does not depend on B. Curvature dominated: c B would diverge, and the
-    largest stable rate is the best. All rates raw, or all effective.
+    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c = ``rate_per_example``.
+    Curvature dominated: c B would diverge, and the largest stable rate is the best. All rates raw, or all effective.
     """
-    number("batch_size", batch_size, above=0)
-    number("rate_per_example", rate_per_example, above=0)
-    number("largest_stable", largest_stable, above=0)
-    return np.minimum(rate_per_example * np.asarray(batch_size, dtype=float), largest_stable)
+    per_example = number("rate_per_example", rate_per_example, above=0)
+    proportional = per_example * numbers("batch_size", batch_size, above=0)
+    return np.minimum(proportional, number("largest_stable", largest_stable, above=0))
 
 
 def crossover_batch_size(rate_per_example: float, largest_stable: float) -> float:
     """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
-    number("rate_per_example", rate_per_example, above=0)
-    number("largest_stable", largest_stable, above=0)
-    return largest_stable / rate_per_example
+    per_example = number("rate_per_example", rate_per_example, above=0)
+    return number("largest_stable", largest_stable, above=0) / per_example
+
+
+def _momentum(momentum: float) -> float:
+    return number("momentum", momentum, at_least=0, below=1)

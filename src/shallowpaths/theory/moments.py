@@ -3,11 +3,10 @@
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import number, one_of, whole
+from shallowpaths.theory.checks import Array, number, numbers, one_of, whole
 
-Array = NDArray[np.float64]
 ACTIVATIONS = ("linear", "relu")
 RELU_MEAN_SHARE = 1 / math.pi
 """Squared mean over second moment after a ReLU of a centred Gaussian: (1 / 2 pi) / (1 / 2). [derived]"""
@@ -22,14 +21,12 @@ def block_index(blocks: int) -> Array:
 
 
 def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
-    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d].
+    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; inf beyond float64.
 
-    alpha = 1 is the unnormalized network, which doubles at each block [paper]; other values are SkipInit
-    [derived]. Values above float64's largest come out as inf.
+    alpha = 1 is the unnormalized network, which doubles at each block [paper]; others are SkipInit [derived].
     """
-    number("alpha", alpha)
     with np.errstate(over="ignore"):
-        return (1 + np.square(np.float64(alpha))) ** (block_index(blocks) - 1)
+        return (1 + np.square(np.float64(number("alpha", alpha)))) ** (block_index(blocks) - 1)
 
 
 def batchnorm_skip_second_moment(blocks: int) -> Array:
@@ -60,8 +57,7 @@ def batchnorm_squared_mean(blocks: int, activation: str = "linear") -> Array:
 def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
     """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]
 
-    Alone, with the last layer left at He, it divides the branch's second moment by d: just SkipInit at
-    alpha = 1 / sqrt(d). [derived]
+    Alone it divides the branch's second moment by d: SkipInit at alpha = 1 / sqrt(d). [derived]
     """
     whole("blocks", blocks)
     whole("layers_per_block", layers_per_block, at_least=2)
@@ -71,19 +67,15 @@ def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
 def relu_correlation(correlation: ArrayLike) -> Array:
     """Correlation between two inputs after ReLU and a He layer, from their correlation c before. [derived]
 
-    (sqrt(1 - c^2) + c (pi - arccos c)) / pi, the arc-cosine kernel of degree 1 (Cho and Saul 2009). The
-    second moment stays as it was. 0 goes to 1/pi, 1 to 1.
+    (sqrt(1 - c^2) + c (pi - arccos c)) / pi, the arc-cosine kernel of degree 1 (Cho and Saul 2009).
     """
-    number("correlation", correlation, at_least=-1, at_most=1)
-    c = np.asarray(correlation, dtype=float)
+    c = numbers("correlation", correlation, at_least=-1, at_most=1)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
 
 
 def relu_gate_correlation(correlation: ArrayLike) -> Array:
     """Factor 1 - arccos(c) / pi on the correlation of two inputs' gradients at a ReLU layer. [derived]
 
-    It is twice the probability that both inputs open the same gate, and the derivative of
-    ``relu_correlation``.
+    Twice the probability that both open the same gate; the derivative of ``relu_correlation``.
     """
-    number("correlation", correlation, at_least=-1, at_most=1)
-    return 1 - np.arccos(np.asarray(correlation, dtype=float)) / math.pi
+    return 1 - np.arccos(numbers("correlation", correlation, at_least=-1, at_most=1)) / math.pi

@@ -5,13 +5,12 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import number, one_of, whole
-from shallowpaths.theory.moments import ACTIVATIONS, RELU_VARIANCE_SHARE, Array, batchnorm_moving_variance
+from shallowpaths.theory.checks import Array, numbers, whole
+from shallowpaths.theory.moments import RELU_VARIANCE_SHARE, batchnorm_moving_variance
 
 
 def _probabilities(path_probability: ArrayLike) -> Array:
-    number("path_probability", path_probability, at_least=0, at_most=1)
-    probabilities = np.asarray(path_probability, dtype=float)
+    probabilities = numbers("path_probability", path_probability, at_least=0, at_most=1)
     if probabilities.ndim != 1 or probabilities.size == 0:
         raise ValueError(f"path_probability has shape {probabilities.shape}; it must be [d], d at least 1")
     return probabilities
@@ -20,10 +19,9 @@ def _probabilities(path_probability: ArrayLike) -> Array:
 def path_length_distribution(path_probability: ArrayLike) -> Array:
     """Share of the variance that paths of length 0 ... d carry, shape [d + 1]; exact, sums to 1. [derived]
 
-    path_probability: p_l of block l, shape [d]: the branch share, or ``Signal.path_probability`` for the
-    Jacobian. The share of a path is the product of p_l over the branches that it takes and of 1 - p_l over
-    those it skips, because independent weights make the variances of paths add. So the length is
-    Poisson-binomial.
+    path_probability: p_l of block l, shape [d]: the branch share, or ``Signal.path_probability`` for the Jacobian.
+    Independent weights make the variances of paths add. So a path's share is the product of p_l over the branches
+    that it takes and of 1 - p_l over those it skips, and its length is Poisson-binomial.
     """
     probabilities = _probabilities(path_probability)
     shares = np.zeros(probabilities.size + 1)
@@ -62,20 +60,8 @@ def batchnorm_path_probability(blocks: int, activation: str = "linear", layers_p
 
     BN divides a tangent's second moment by v_l, and each further BN of the branch by the variance
     1 - 1/pi = 0.68 that the ReLU layer before it leaves (1 in a linear network). So k = 0.68^(m - 1), m the
-    layers of a branch. One layer: 1 / (l + 1) linear, 1 / (2 + 0.68 (l - 1)) with ReLU, mean length 5.5 at
-    d = 100. Two ReLU layers: 7.5.
+    layers of a branch.
     """
-    one_of("activation", activation, ACTIVATIONS)
     whole("layers_per_block", layers_per_block)
     inner = RELU_VARIANCE_SHARE ** (layers_per_block - 1) if activation == "relu" else 1.0
     return 1 / (1 + inner * batchnorm_moving_variance(blocks, activation))
-
-
-def plain_batchnorm_gradient_growth(activation: str = "relu") -> float:
-    """Factor on the gradient's second moment at a BN -> activation -> weights layer, no skip path. [derived]
-
-    1 / (1 - 1/pi) = 1.47 with ReLU, so 100 layers multiply it by 5e16: BN keeps the signal's scale, yet
-    gradients explode (Yang et al. 2019 have the same pi / (pi - 1)). 1 for linear layers. Large batches.
-    """
-    one_of("activation", activation, ACTIVATIONS)
-    return 1 / RELU_VARIANCE_SHARE if activation == "relu" else 1.0

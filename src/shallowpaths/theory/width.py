@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from shallowpaths.theory.blocks import Signal
-from shallowpaths.theory.checks import number, whole
-from shallowpaths.theory.moments import Array, relu_correlation
+from shallowpaths.theory.checks import Array, number, numbers, whole
+from shallowpaths.theory.moments import relu_correlation
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,19 @@ class FiniteWidth:
 
     def band(self, expected: Array, deviations: float = 1.0, seeds: int = 1) -> tuple[Array, Array]:
         """Lower and upper edge around ``expected``, for the geometric mean of ``seeds`` networks."""
-        number("deviations", deviations, above=0)
         whole("seeds", seeds)
-        factor = np.exp(deviations / math.sqrt(seeds) * self.relative_deviation)
-        return expected / factor, expected * factor
+        middle = numbers("expected", expected, finite=False)
+        factor = np.exp(number("deviations", deviations, above=0) / math.sqrt(seeds) * self.relative_deviation)
+        return middle / factor, middle * factor
 
 
-def odd_covariance(correlation: Array) -> Array:
+def odd_covariance(correlation: ArrayLike) -> Array:
     """Covariance of x|x| and y|y| for unit Gaussians x, y of correlation c; 0 at 0, 3 at 1. [derived]
 
     2 relu(x)^2 = x^2 + x|x|, so this is what a ReLU adds to the covariance 2 c^2 of x^2 and y^2. From the
     arc-cosine kernel of degree 2 (Cho and Saul 2009).
     """
-    c = np.clip(correlation, -1, 1)
+    c = np.clip(numbers("correlation", correlation), -1, 1)
     angle = np.arccos(c)
     kernel = 3 * np.sin(angle) * c + (math.pi - angle) * (1 + 2 * c**2)
     return 2 / math.pi * kernel - 1 - 2 * c**2
@@ -56,13 +57,15 @@ def finite_width(signal: Signal, width: int, batch: int, mean_squared_correlatio
     simulated networks of width 64 and 128 the deviation was mostly 0.66 to 1.16 times the predicted one. That of
     the skip variance is about as large or smaller: with ReLU 0.36 to 1.05 times. Convolutions have their own.
     """
+    if not isinstance(signal, Signal):
+        raise TypeError(f"signal {signal!r} must be what theory.signal returns")
     whole("width", width, at_least=2)
     whole("batch", batch, at_least=2)
     common = signal.skip_correlation
     start = 1 / width
     if mean_squared_correlation is not None:
-        number("mean_squared_correlation", mean_squared_correlation, above=0, at_most=1)
-        start = (mean_squared_correlation - 1 / batch) / (1 - 1 / batch) - common[0] ** 2
+        given = number("mean_squared_correlation", mean_squared_correlation, above=0, at_most=1)
+        start = (given - 1 / batch) / (1 - 1 / batch) - common[0] ** 2
     spread = _spread(signal, max(start, 0.0), width)
     itself = _log_covariance(signal, np.ones_like(common), np.zeros_like(common)) / width
     others = _log_covariance(signal, common, spread) / width
@@ -72,8 +75,7 @@ def finite_width(signal: Signal, width: int, batch: int, mean_squared_correlatio
 
 def _shares(signal: Signal) -> tuple[Array, bool]:
     """The branch's part of each block's second moment, and whether a BN undoes what came before."""
-    normalized = signal.normalization in ("branch", "branch and skip")
-    return np.minimum(signal.branch_second_moment_share, 1 - 1e-12), normalized
+    return np.minimum(signal.branch_second_moment_share, 1 - 1e-12), signal.normalization.startswith("branch")
 
 
 def _spread(signal: Signal, start: float, width: int) -> Array:

@@ -10,13 +10,5 @@ from shallowpaths.pages.explorers.pictures import Picture, Series
 from shallowpaths.pages.explorers.signals import downscaling_explorer, signal_explorer
 
 __all__ = [
-    "Control",
-    "Explorer",
-    "Picture",
-    "Series",
-    "downscaling_explorer",
-    "menu",
-    "path_explorer",
-    "signal_explorer",
-    "slider",
-]
+    "Control", "Explorer", "Picture", "Series", "downscaling_explorer", "menu", "path_explorer", "signal_explorer", "slider",
+]  # fmt: skip

@@ -44,6 +44,11 @@ class Control:
         if self.start not in self.values:
             raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
 
+    def check(self, value: object) -> None:
+        """Refuse a value that neither the book nor Jupyter has."""
+        if value not in (good := tuple(dict.fromkeys((*self.values, *self.finer)))):
+            raise ValueError(f"{self.name} {value!r} is unknown: choose from {', '.join(map(str, good))}")
+
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
         return all(state[name] in values for name, values in self.only.items())
@@ -98,10 +103,12 @@ class Explorer:
         """The picture of a state; controls that are not named keep their first value.
 
         Raises:
-            ValueError: a control that is not there.
+            ValueError: a control that is not there, or a value that its control does not have.
         """
         if unknown := set(state) - set(self.start):
             raise ValueError(f"there is no control {sorted(unknown)}: choose from {', '.join(self.start)}")
+        for control in self.controls:
+            control.check(state.get(control.name, control.start))
         return self._compute(**self._settled(self.start | state))
 
     def states(self) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from shallowpaths.pages.explorers.signals import (
     recipe_controls,
     recipe_of,
     recipe_words,
+    refuse_unused,
 )
 
 POINTS = 100
@@ -47,8 +48,7 @@ def path_explorer(
         menu("activation", "activation", ACTIVATION_WORDS, given.pop("activation", "relu")),
         menu("view", "lengths", VIEWS, given.pop("view", None)),
     ]
-    if given:
-        raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
+    refuse_unused(given, controls)
     spectra = {key: _spectra(value, key) for key, value in (measured or {}).items()}
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import ArrayLike
 
 from shallowpaths.pages.plots import style_of
+from shallowpaths.theory.checks import one_of
 
 KINDS = ("theory", "measured", "band", "mean")
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
@@ -43,8 +44,7 @@ class Series:
     recipe: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"a series of kind {self.kind!r} is unknown: choose from {', '.join(KINDS)}")
+        one_of("kind", self.kind, KINDS)
         columns = {name: np.asarray(getattr(self, name), dtype=float) for name in self.columns}
         if len({column.shape for column in columns.values()}) > 1:
             raise ValueError(f"the columns of {self.name!r} have lengths {[c.size for c in columns.values()]}")
@@ -61,13 +61,8 @@ class Series:
     def style(self) -> dict[str, Any]:
         """How it is drawn: name, kind, and the recipe's colour and marker."""
         own = style_of(self.recipe) if self.recipe else {}
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "color": own.get("color", "currentColor"),
-            "marker": own.get("marker", "o"),
-            "hollow": own.get("markerfacecolor") == "none",
-        }
+        look = {"color": own.get("color", "currentColor"), "marker": own.get("marker", "o")}
+        return {"name": self.name, "kind": self.kind, **look, "hollow": own.get("markerfacecolor") == "none"}
 
 
 @dataclass(frozen=True)
@@ -145,13 +140,8 @@ class Axis:
     def packed(self) -> dict[str, Any]:
         """What the book's script draws it from."""
         ticks = self.ticks
-        return {
-            "label": self.label,
-            "log": self.log,
-            "limits": self.limits,
-            "ticks": ticks,
-            "words": list(map(spoken, ticks)),
-        }
+        limits = {"label": self.label, "log": self.log, "limits": self.limits}
+        return limits | {"ticks": ticks, "words": list(map(spoken, ticks))}
 
 
 def spoken(value: float, digits: int = 3) -> str:

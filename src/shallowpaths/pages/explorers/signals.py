@@ -11,10 +11,12 @@ from torch import nn
 
 from shallowpaths import theory
 from shallowpaths.measure import SignalStatistics, signal_statistics
+from shallowpaths.measure.prediction import signal_of_recipe
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken, thin
 from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
+from shallowpaths.theory.checks import one_of
 
 BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
 ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -54,8 +56,7 @@ def signal_explorer(
         start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
     """
     for quantity in quantities:
-        if quantity not in QUANTITIES:
-            raise ValueError(f"quantity {quantity!r} is unknown: choose from {', '.join(QUANTITIES)}")
+        one_of("quantity", quantity, QUANTITIES)
     given = dict(start or {})
     controls = [
         menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}, given.pop("quantity", None)),
@@ -63,8 +64,7 @@ def signal_explorer(
         menu("activation", "activation", ACTIVATION_WORDS, given.pop("activation", "relu")),
         slider("width", "width", widths, given.pop("width", widths[-1])),
     ]
-    if given:
-        raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
+    refuse_unused(given, controls)
     networks = Networks(measured_blocks, seed)
 
     def compute(
@@ -87,11 +87,9 @@ def downscaling_explorer(
     recipes: Sequence[str] = ("batchnorm", "batchnorm-on-skip", "zero-gamma"), **options: Any
 ) -> Explorer:
     """By how much batch normalization scales each branch down, and what comes of it; options as `signal_explorer`."""
-    defaults = {
-        "quantities": ("downscaling", "skip_variance", "branch_share"),
-        "title": "Batch normalization divides the branch by √Var(xˡ)",
-    }
-    return signal_explorer(recipes, **(defaults | options))
+    options.setdefault("quantities", ("downscaling", "skip_variance", "branch_share"))
+    options.setdefault("title", "Batch normalization divides the branch by √Var(xˡ)")
+    return signal_explorer(recipes, **options)
 
 
 def recipe_controls(
@@ -109,6 +107,12 @@ def recipe_controls(
     wanted = 64 if 64 in blocks else blocks[-1]
     chosen.append(slider("blocks", "blocks d", blocks, start.pop("blocks", wanted), finer=finer_blocks(blocks)))
     return chosen
+
+
+def refuse_unused(start: Mapping[str, Any], controls: Sequence[Control]) -> None:
+    """A ValueError if something is left of `start`, that no control has taken."""
+    if start:
+        raise ValueError(f"start names {sorted(start)}, which are no controls: {[c.name for c in controls]}")
 
 
 def fine_steps(alphas: Sequence[float]) -> tuple[float, ...]:
@@ -139,18 +143,8 @@ def depends_on_depth(recipe: Recipe) -> bool:
 
 @functools.lru_cache(maxsize=512)
 def predicted_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
-    """What theory says of a ResidualMLP of this recipe, as `measure.predicted_signal` does, without building it."""
-    alpha = recipe.initial_alpha(blocks)
-    scale = theory.fixup_layer_scale(blocks) if "depth rescaling" in recipe.fixup else 1.0
-    return theory.signal(
-        blocks,
-        normalization=recipe.normalization,
-        alpha=scale if alpha is None else alpha,
-        output_scale=recipe.output_scale,
-        zero_branch=recipe.starts_as_identity,
-        skip_path=recipe.skip_path,
-        activation=activation,
-    )
+    """What theory says of a ResidualMLP of this recipe, without building it."""
+    return signal_of_recipe(recipe, blocks, activation=activation)
 
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:

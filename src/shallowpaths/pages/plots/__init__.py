@@ -1,6 +1,7 @@
 """Every figure of the book, each with its prediction; a reader's own measurements go in the same way."""
 
-from shallowpaths.pages.plots.figure import BookFigure, style_of
+from shallowpaths.pages.plots.drawing import style_of
+from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.pages.plots.paths import path_length_by_blocks, path_lengths
 from shallowpaths.pages.plots.rates import loss_by_rate, loss_by_rate_per_example, rate_by_batch_size
 from shallowpaths.pages.plots.signals import (
@@ -13,19 +14,7 @@ from shallowpaths.pages.plots.signals import (
 from shallowpaths.pages.plots.training import accuracy_by_depth, alphas_by_block, training_curves
 
 __all__ = [
-    "BookFigure",
-    "accuracy_by_depth",
-    "alphas_by_block",
-    "loss_by_rate",
-    "loss_by_rate_per_example",
-    "overflow_by_format",
-    "path_length_by_blocks",
-    "path_lengths",
-    "rate_by_batch_size",
-    "share_by_blocks",
-    "signal_by_block",
-    "signal_panels",
-    "style_of",
-    "training_curves",
-    "values_by_block",
-]
+    "BookFigure", "accuracy_by_depth", "alphas_by_block", "loss_by_rate", "loss_by_rate_per_example", "overflow_by_format",
+    "path_length_by_blocks", "path_lengths", "rate_by_batch_size", "share_by_blocks", "signal_by_block", "signal_panels",
+    "style_of", "training_curves", "values_by_block",
+]  # fmt: skip

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from shallowpaths.pages.plots.figure import (
-    BookFigure,
+from shallowpaths.pages.plots.drawing import (
     blocks_on_log_axes,
+    by_blocks_words,
     check_predicted,
+    draw_predictions,
     new_axes,
     plain_log_ticks,
     predict,
     style_of,
 )
+from shallowpaths.pages.plots.figure import BookFigure
 
 
 def path_lengths(
@@ -79,20 +81,12 @@ def path_length_by_blocks(
             before.append(recipe)
             points = [(blocks, value) for blocks, values in by_blocks.items() for value in values]
             axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none", "markersize": 6}, label=name)
-        for i, line in enumerate(predicted.values()):
-            predict(axes, list(line), list(line.values()), label="predicted" if i == 0 else None)
+        draw_predictions(axes, predicted.values())
         blocks_on_log_axes(axes, measured.values(), "mean path length")
         plain_log_ticks(axes)
         return figure
 
-    said = "; ".join(
-        f"{name} "
-        + ", ".join(
-            f"{np.mean(v):.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, v in by_blocks.items()
-        )
-        for name, by_blocks in measured.items()
-    )
-    return BookFigure(draw, f"Mean path length by number of blocks: {said}.")
+    return BookFigure(draw, f"Mean path length by number of blocks: {by_blocks_words(measured, predicted)}.")
 
 
 def _mean_length(spectra: Sequence[np.ndarray]) -> float:

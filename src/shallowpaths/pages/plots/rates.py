@@ -8,18 +8,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from shallowpaths.experiments.records import best_rate, group_by, summarise
-from shallowpaths.pages.plots.figure import (
+from shallowpaths.pages.plots.drawing import (
     CROSS,
-    BookFigure,
     all_records,
     legend_beside,
     new_axes,
+    panels_beside,
     plain_log_ticks,
     predict,
     rate_words,
     style_of,
     words,
 )
+from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
@@ -44,10 +45,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         for axes, size in zip(all_axes, sizes, strict=True):
             here = [r for r in runs if getattr(r.config, panels) == size]
             for (name,), group in group_by(here, "recipe").items():
-                by_rate = {
-                    rate: summarise(g).train_loss
-                    for (rate,), g in sorted(group_by(group, "effective_learning_rate").items())
-                }
+                by_rate = _loss_by_rate(group)
                 good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
                 axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
                 failed = [rate for rate in by_rate if rate not in good]
@@ -95,18 +93,10 @@ def rate_by_batch_size(
             chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
             axes.plot(list(chosen), [b.between_rates for b in chosen.values()], **style, label=f"{name}: best")
             stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
-            axes.plot(
-                list(stable),
-                list(stable.values()),
-                color=style["color"],
-                marker="_",
-                markersize=12,
-                linestyle="--",
-                label=f"{name}: largest stable",
-            )
-        for dash, (name, (sizes, rates)) in zip(
-            itertools.cycle(("-", "-.", ":")), (predicted or {}).items(), strict=False
-        ):
+            dashed = {"color": style["color"], "marker": "_", "markersize": 12, "linestyle": "--"}
+            axes.plot(list(stable), list(stable.values()), **dashed, label=f"{name}: largest stable")
+        dashes = itertools.cycle(("-", "-.", ":"))
+        for dash, (name, (sizes, rates)) in zip(dashes, (predicted or {}).items(), strict=False):
             predict(axes, sizes, rates, label=f"{name}: best, predicted", linestyle=dash)
         axes.set(xlabel="batch size", ylabel="effective learning rate")
         if any(b.effective_rate is not None for b in best.values()):
@@ -134,17 +124,13 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
     groups = group_by(all_records(records), "recipe", "batch_size")
     names = list(dict.fromkeys(recipe for recipe, _ in groups))
     losses = {
-        (name, size): {
-            rate / size: summarise(g).train_loss
-            for (rate,), g in sorted(group_by(runs, "effective_learning_rate").items())
-        }
+        (name, size): {rate / size: loss for rate, loss in _loss_by_rate(runs).items()}
         for (name, size), runs in sorted(groups.items(), key=lambda item: item[0][1])
     }
     dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(("-", "--", "-.", ":")), strict=False))
 
     def draw() -> Figure:
-        figure = Figure(figsize=(1.4 + 4.0 * len(names), 3.6), layout="constrained")
-        panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        figure, panels = panels_beside(len(names), 1.4 + 4.0 * len(names), 3.6, sharex=True, sharey=True)
         for axes, name in zip(panels, names, strict=True):
             for (_, size), by_rate in ((key, value) for key, value in losses.items() if key[0] == name):
                 good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
@@ -164,3 +150,9 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
         for (name, size), by_rate in losses.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
+
+
+def _loss_by_rate(runs: Iterable[RunRecord]) -> dict[float, float]:
+    """The final training loss at each effective learning rate, from the smallest rate to the largest."""
+    groups = sorted(group_by(runs, "effective_learning_rate").items())
+    return {rate: summarise(group).train_loss for (rate,), group in groups}

@@ -9,28 +9,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallowpaths.measure import SignalStatistics
-from shallowpaths.pages.plots.figure import (
-    BookFigure,
+from shallowpaths.pages.plots.drawing import (
     blocks_on_log_axes,
+    by_blocks_words,
     check_predicted,
+    draw_predictions,
     legend_beside,
     new_axes,
+    panels_beside,
     plain_log_ticks,
-    predict,
     range_words,
     style_of,
     words,
 )
+from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory import Signal
 from shallowpaths.theory.checks import one_of
 
+Statistics = SignalStatistics | Sequence[SignalStatistics]
+Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
 
 def signal_by_block(
-    measured: Mapping[str, SignalStatistics | Sequence[SignalStatistics]],
+    measured: Mapping[str, Statistics],
     predicted: Mapping[str, np.ndarray],
     quantity: str = "skip_variance",
     *,
-    band: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    band: Bands | None = None,
     log: bool = True,
     title: str = "",
 ) -> BookFigure:
@@ -44,7 +49,7 @@ def signal_by_block(
         log: whether the vertical axis is logarithmic.
     """
     one_of("quantity", quantity, _QUANTITIES)
-    values = {name: [getattr(n, quantity) for n in _as_list(value)] for name, value in measured.items()}
+    values = _values(measured, quantity)
     label = _LABELS.get(quantity, words(quantity))
     return values_by_block(values, predicted, label, words(quantity), band=band, log=log, title=title)
 
@@ -55,7 +60,7 @@ def values_by_block(
     label: str,
     words: str | None = None,
     *,
-    band: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    band: Bands | None = None,
     log: bool = True,
     title: str = "",
 ) -> BookFigure:
@@ -84,7 +89,7 @@ def values_by_block(
 
 
 def signal_panels(
-    measured: Mapping[str, SignalStatistics | Sequence[SignalStatistics]],
+    measured: Mapping[str, Statistics],
     predicted: Mapping[str, Signal],
     quantities: Sequence[str] = ("skip_variance", "branch_share"),
 ) -> BookFigure:
@@ -97,12 +102,11 @@ def signal_panels(
     """
     for quantity in quantities:
         one_of("quantity", quantity, _QUANTITIES)
-    values = {q: {name: [getattr(n, q) for n in _as_list(v)] for name, v in measured.items()} for q in quantities}
+    values = {quantity: _values(measured, quantity) for quantity in quantities}
     lines = {q: {name: getattr(signal, q) for name, signal in predicted.items()} for q in quantities}
 
     def draw() -> Figure:
-        figure = Figure(figsize=(4.2 * len(quantities), 3.6), layout="constrained")
-        panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+        figure, panels = panels_beside(len(quantities), 4.2 * len(quantities), 3.6)
         for axes, quantity in zip(panels, quantities, strict=True):
             _draw_by_block(axes, values[quantity], lines[quantity], {})
             axes.set(title=_LABELS.get(quantity, words(quantity)), yscale="log")
@@ -153,17 +157,11 @@ def share_by_blocks(
         figure, (axes,) = new_axes(1)
         for name, shares in measured.items():
             axes.plot(list(shares), list(shares.values()), **style_of(name), linestyle="none", markersize=7, label=name)
-        for i, shares in enumerate(predicted.values()):
-            predict(axes, list(shares), list(shares.values()), label="predicted" if i == 0 else None)
+        draw_predictions(axes, predicted.values())
         blocks_on_log_axes(axes, measured.values(), "branch share, mean over blocks")
         return figure
 
-    said = "; ".join(
-        f"{name} "
-        + ", ".join(f"{share:.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, share in s.items())
-        for name, s in measured.items()
-    )
-    return BookFigure(draw, f"Branch share by number of blocks: {said}.")
+    return BookFigure(draw, f"Branch share by number of blocks: {by_blocks_words(measured, predicted)}.")
 
 
 _MOMENTS = ("skip_second_moment", "branch_second_moment", "output_second_moment")
@@ -178,10 +176,7 @@ _LABELS = {
 
 
 def _draw_by_block(
-    axes: Axes,
-    measured: Mapping[str, Sequence[np.ndarray]],
-    predicted: Mapping[str, np.ndarray],
-    band: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    axes: Axes, measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray], band: Bands
 ) -> None:
     seen: set[str] = set()
     for name, rows in measured.items():
@@ -195,8 +190,7 @@ def _draw_by_block(
     for i, (low, high) in enumerate(band.values()):
         ink, block = mpl.rcParams["text.color"], np.arange(1, len(low) + 1)
         axes.fill_between(block, low, high, color=ink, alpha=0.15, linewidth=0, label=None if i else "finite width")
-    for i, line in enumerate(predicted.values()):
-        predict(axes, np.arange(1, len(line) + 1), line, label="predicted" if i == 0 else None)
+    draw_predictions(axes, (dict(enumerate(line, start=1)) for line in predicted.values()))
     axes.set(xlabel="block $l$")
     axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -211,5 +205,7 @@ def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, 
     return f"From first block to last: {said}"
 
 
-def _as_list(value: SignalStatistics | Sequence[SignalStatistics]) -> list[SignalStatistics]:
-    return [value] if isinstance(value, SignalStatistics) else list(value)
+def _values(measured: Mapping[str, Statistics], quantity: str) -> dict[str, list[np.ndarray]]:
+    """A quantity's arrays, one a network, by recipe."""
+    listed = {name: [value] if isinstance(value, SignalStatistics) else value for name, value in measured.items()}
+    return {name: [getattr(network, quantity) for network in networks] for name, networks in listed.items()}

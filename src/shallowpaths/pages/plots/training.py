@@ -7,11 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from shallowpaths.experiments.records import group_by, summarise
-from shallowpaths.pages.plots.figure import (
+from shallowpaths.pages.plots.drawing import (
     CHANCE,
     CROSS,
     LINES,
-    BookFigure,
     all_records,
     legend_beside,
     new_axes,
@@ -19,6 +18,7 @@ from shallowpaths.pages.plots.figure import (
     style_of,
     words,
 )
+from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
@@ -116,9 +116,8 @@ def alphas_by_block(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarra
         figure, (axes,) = new_axes(1)
         for name, alphas in end.items():
             block = np.arange(1, len(alphas) + 1)
-            axes.plot(
-                block, alphas, **style_of(name), linestyle="none", markersize=4.5, label=f"{name}: after training"
-            )
+            marks = style_of(name) | {"linestyle": "none", "markersize": 4.5}
+            axes.plot(block, alphas, **marks, label=f"{name}: after training")
             if not any(np.allclose(start[name], value, rtol=1e-3) for value in border):  # that line would cover it
                 axes.plot(block, start[name], color=style_of(name)["color"], linestyle=":", label=f"{name}: start")
         for i, side in enumerate(side * value for value in border for side in (1, -1)):

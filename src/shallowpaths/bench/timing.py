@@ -1,0 +1,124 @@
+"""What the rows measure with: images, a run's steps one at a time, seconds, and the ratio of two that take turns.
+
+Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shallowpaths import data as datasets
+from shallowpaths._device import synchronize
+from shallowpaths._torchvision import import_torchvision
+from shallowpaths.data import Dataset
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.runs import Run
+from shallowpaths.training.steps import StepOptions
+
+Measured = tuple[float, str]
+PAIRS = 7
+IN_A_ROW = 10  # steps that a GPU does in one turn
+IMAGES = 10_000  # random ones, where CIFAR-10 is not there
+
+
+def images(device: torch.device, folder: Path | None) -> tuple[Dataset, str]:
+    """CIFAR-10 where its files are, else random images of its shape; and which of them it is."""
+    root = folder or os.environ.get(datasets.FOLDER_VARIABLE)
+    if root and (Path(root) / "cifar-10-batches-py").is_dir():
+        return datasets.load("cifar10", device, root), "CIFAR-10"
+    return random_images(device), "random images, as no folder with CIFAR-10 was named"
+
+
+def random_images(device: torch.device) -> Dataset:
+    """A data set of CIFAR-10's shape."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(IMAGES) % 10
+    mean, std = torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 73.9)
+    both = {"validation_images": pictures[:0], "validation_labels": labels[:0], "classes": 10, "checksum": ""}
+    return Dataset(
+        "random", pictures, labels, pictures[:100], labels[:100], mean=mean, std=std, padding=4, flips=True, **both
+    ).to(device)
+
+
+def turn(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call of `work`. A GPU does several in a row, so that starting and waiting cost next to nothing."""
+    if device.type == "cpu":
+        return seconds(work, device)
+    return seconds(lambda: [work() for _ in range(IN_A_ROW)], device) / IN_A_ROW
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `work`, to the end of what it gave the device to do."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+class StepRun:
+    """A run's steps, one at a time."""
+
+    def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
+        self.config, self.run = config, Run(config, data, options=options)
+        self.step, (times,) = self.run.step, self.run.timetables
+        self.run.network.train()
+        self.batches = times.batches(0, data)
+        self.number = 0
+
+    def make_batches(self, count: int) -> None:
+        """The images of the epoch's first `count` batches, one batch after the other."""
+        for part in zip(*(part[:count] for part in self.batches), strict=True):
+            self.step.batch(*part)
+
+    def take(self) -> None:
+        """The next step."""
+        self.step.take(*(part[self.number % len(part)] for part in self.batches), self.config.learning_rate)
+        self.number += 1
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images as torchvision hands them out: from PIL, each through its own transforms."""
+
+    def __init__(self, data: Dataset, count: int):
+        transforms = import_torchvision("transforms")
+        self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
+        self.labels = data.train_labels[:count].tolist()
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        self.transform = transforms.Compose([*steps, transforms.Normalize(*mean_and_std(data))])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image  # torchvision brings it
+
+        if index >= len(self):
+            raise IndexError(index)
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def mean_and_std(data: Dataset) -> tuple[list[float], ...]:
+    """Of the channels, for pixels from 0 to 1."""
+    return tuple((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
+
+
+def ratio(
+    above: Callable[[], object], below: Callable[[], object], device: torch.device, what: str, pairs: int = PAIRS
+) -> Measured:
+    """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
+    taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
+    ratios = [a / b for a, b in taken]
+    middle = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
+    return statistics.median(ratios), f"{what}; {' over '.join(f'{m:.2f}' for m in middle)} ms; {range_words(ratios)}"
+
+
+def range_words(ratios: list[float]) -> str:
+    return f"{len(ratios)} pairs from {min(ratios):.2f} to {max(ratios):.2f}"

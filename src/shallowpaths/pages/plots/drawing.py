@@ -1,0 +1,159 @@
+"""What all figures are drawn with: one look for a recipe through the whole book, predictions, axes, legends and words.
+
+What was measured is coloured, what was predicted is a thin dark line.
+"""
+
+import collections
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from shallowpaths.recipes import NAMES
+from shallowpaths.training.record import RunRecord
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
+_COLOURS = {
+    "unnormalized": "#D55E00",
+    "batchnorm": "#0072B2",
+    "skipinit": "#009E73",
+    "skipinit-1/sqrt(d)": "#56B4E9",
+    "skipinit-1": "#E69F00",
+    "divide-sqrt2": "#CC79A7",
+    "fixup": "#8C6D31",
+}
+
+_FAMILIES = {
+    "skipinit": ("regularized-skipinit", "skipinit-biases"),
+    "fixup": ("fixup-dropout", "fixup-zero-last-only", "fixup-rescaling-only"),
+    "batchnorm": ("batchnorm-on-skip", "batchnorm-at-end", "zero-gamma", "plain-batchnorm"),
+    "unnormalized": ("plain",),
+}
+_RELATIVES = {name: head for head, names in _FAMILIES.items() for name in names}
+
+LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
+
+_SHAPES = "osD^vP*Xph<>d"
+_MARKERS = dict(zip(NAMES, itertools.cycle(_SHAPES), strict=False))
+_LOOKS = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), strict=False)
+_OWN = collections.defaultdict(lambda: next(_LOOKS))  # by name, in the order in which they are drawn
+
+CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
+CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
+
+
+def style_of(recipe: str) -> dict[str, Any]:
+    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`.
+
+    A name that the book does not have gets a look of its own when it is first drawn, and keeps it.
+    """
+    if recipe not in _MARKERS:
+        marker, colour = _OWN[recipe]
+        return {"color": colour, "marker": marker, "markerfacecolor": None}
+    return {
+        "color": _COLOURS[_RELATIVES.get(recipe, recipe)],
+        "marker": _MARKERS[recipe],
+        "markerfacecolor": "none" if recipe in _RELATIVES else None,
+    }
+
+
+def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure that pyplot does not keep, and its panels: up to three side by side, more of them two by two."""
+    columns = panels if panels <= 3 else 2
+    rows = -(-panels // columns)
+    figure = Figure(
+        figsize=(6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows), layout="constrained"
+    )
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for unused in grid[panels:]:
+        unused.remove()
+    return figure, list(grid[:panels])
+
+
+def predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
+    """Draw what theory says, y over x, as the thin dark line that a prediction is in every figure."""
+    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+
+
+def draw_predictions(axes: Axes, lines: Iterable[Mapping[float, float]]) -> None:
+    """Draw each prediction, {x: y}; the first one has a word in the legend."""
+    for number, line in enumerate(lines):
+        predict(axes, list(line), list(line.values()), label=None if number else "predicted")
+
+
+def panels_beside(names: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of as many panels beside each other; width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, names, squeeze=False, **shared)[0])
+
+
+def plain_log_ticks(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_beside(axes: Axes) -> None:
+    """A legend on the right of the axes, where it covers no data."""
+    axes.figure.set_size_inches(8.0, 4.0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def blocks_on_log_axes(axes: Axes, by_blocks: Iterable[Iterable[int]], ylabel: str) -> None:
+    """Logarithmic axes over the number of blocks, with a tick at each number that one of the curves has."""
+    blocks = sorted(set(itertools.chain.from_iterable(by_blocks)))
+    axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel=ylabel)
+    axes.set_xticks(blocks, [str(d) for d in blocks])
+    axes.minorticks_off()
+    legend_beside(axes)
+
+
+def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """The records as a list; a ValueError if there is none to draw."""
+    listed = list(records)
+    if not listed:
+        raise ValueError("there is no record to draw")
+    return listed
+
+
+def check_predicted(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
+    """Raise a ValueError if nothing was measured, or something without a prediction."""
+    if not measured:
+        raise ValueError("there is nothing measured to draw")
+    for name in measured:
+        if name not in predicted:
+            raise ValueError(f"there is no prediction for {name!r}, only for {', '.join(predicted) or 'nothing'}")
+
+
+def words(quantity: str) -> str:
+    """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
+    return quantity.replace("_", " ").replace("train ", "training ")
+
+
+def by_blocks_words(measured: Mapping[str, Mapping[int, Any]], predicted: Mapping[str, Mapping[int, float]]) -> str:
+    """What was measured and predicted at each number of blocks, for a text alternative."""
+
+    def said(name: str, by_blocks: Mapping[int, Any]) -> str:
+        points = ((blocks, np.mean(value), predicted[name][blocks]) for blocks, value in by_blocks.items())
+        return f"{name} " + ", ".join(
+            f"{seen:.3g} (predicted {line:.3g}) at {blocks} blocks" for blocks, seen, line in points
+        )
+
+    return "; ".join(said(name, by_blocks) for name, by_blocks in measured.items())
+
+
+def range_words(rows: list[np.ndarray]) -> str:
+    """The first and the last value of up to three rows, for a text alternative."""
+    return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
+
+
+def rate_words(rate: float | None) -> str:
+    """A learning rate in three digits; None, where no rate trained, is "none"."""
+    return "none" if rate is None else f"{rate:.3g}"
