@@ -47,13 +47,6 @@ def numbers(name: str, value: Any, finite: bool = True, **bounds: float) -> Arra
     return values
 
 
-def scalar(name: str, value: object, **bounds: float) -> None:
-    """Refuse what is no single number; bounds as in `number`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"{name} {value!r} must be a number")
-    number(name, value, **bounds)
-
-
 def seed(value: object) -> None:
     """Refuse what torch's generators cannot be seeded with."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:

@@ -93,13 +93,12 @@ class RunConfig:
                 least = 2 if name == "ghost_batch" else 1  # one image has no variance
                 checks.whole(name, getattr(self, name), least, largest)
         checks.seed(self.seed)
-        checks.scalar("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
-        checks.scalar("l2", self.l2, at_least=0, below=FLOAT32_ALMOST_LARGEST)
+        checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
+        checks.number("l2", self.l2, at_least=0, below=FLOAT32_ALMOST_LARGEST)
         for name in ("momentum", "dropout", "validation"):
-            checks.scalar(name, getattr(self, name), at_least=0, below=1)
+            checks.number(name, getattr(self, name), at_least=0, below=1)
         for name in ("l2_on_scalars", "augment"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} {getattr(self, name)!r} must be True or False")
+            checks.flag(name, getattr(self, name))
 
     def total_steps(self, images: int) -> int:
         """Optimizer steps of the whole run on a training split of `images` images."""
@@ -147,8 +146,8 @@ class RunConfig:
         if "learning_rate" in settings:
             raise ValueError("give either learning_rate or effective_learning_rate, not both")
         momentum = settings.get("momentum", cls.momentum)
-        checks.scalar("momentum", momentum, at_least=0, below=1)
-        checks.scalar("effective_learning_rate", effective_learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
+        checks.number("momentum", momentum, at_least=0, below=1)
+        checks.number("effective_learning_rate", effective_learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
         return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
 
     def replace(self, **changes: Any) -> Self:
