@@ -151,7 +151,7 @@ def test_a_page_and_what_its_explorers_load_is_light(book, path):
 
 
 # What scrolls sideways in a frame of its own: code, and tables.
-TOO_WIDE = """[...document.querySelectorAll('.bd-article pre, .bd-article .output, .bd-article .pst-scrollable-table-container')]
+TOO_WIDE = """[...document.querySelectorAll('.bd-article :is(pre, .output, .book-table, .pst-scrollable-table-container)')]
   .filter(e => e.offsetWidth > 0 && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
 
 

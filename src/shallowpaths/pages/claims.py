@@ -70,7 +70,7 @@ class Claim:
             "statement": self.statement,
             "predicted": predicted,
             "measured": _text(self.measured),
-            "tolerance": "yes or no" if self.tolerance is None else f"± {_text(self.tolerance)}",
+            "tolerance": "rule" if self.tolerance is None else f"± {_text(self.tolerance)}",
             "verdict": "holds" if self.holds else "DOES NOT HOLD",
         }
 

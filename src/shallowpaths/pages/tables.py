@@ -1,10 +1,13 @@
 """Tables of a chapter: one look, numbers aligned, readable on dark and on narrow pages."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
+
+_NUMBER = re.compile(r"[-+−]?[\d.]+(e[-+]?\d+)?( ± [\d.]+)?|–|inf|nan")
 
 
 @dataclass(frozen=True)
@@ -14,12 +17,17 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     headers: tuple[str, ...]
 
+    def text(self, form: str) -> str:
+        """The table in one of tabulate's formats. Digits stay as they are given; columns of numbers go to the right."""
+        numbers = [all(_NUMBER.fullmatch(str(row[i])) for row in self.rows) for i in range(len(self.headers))]
+        sides = ["right" if number else "left" for number in numbers]
+        return tabulate(self.rows, self.headers, form, disable_numparse=True, colalign=sides)
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        page = tabulate(self.rows, self.headers, tablefmt="html")
-        return {"text/html": f'<div class="book-table">{page}</div>', "text/plain": repr(self)}
+        return {"text/html": f'<div class="book-table">{self.text("html")}</div>', "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return tabulate(self.rows, self.headers)
+        return self.text("simple")
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Table:
