@@ -74,6 +74,12 @@ def test_the_picture_on_a_page_is_the_figures_to_a_hundredth_of_a_point(signals)
     page, whole = ET.fromstring(unquote(address)), ET.fromstring(figure.svg())
     for element in [e for e in whole.iter() if e.tag.endswith("metadata")]:
         element.clear()
+    for group in (*page.iter(), *whole.iter()):  # whether it is the group that has a style, or each of its marks
+        marks = [mark for mark in group if mark.tag.endswith("use")]
+        for mark in marks:
+            mark.set("style", mark.get("style") or group.get("style") or "")
+        if marks:
+            group.attrib.pop("style", None)
     page, whole = ([e for e in root.iter() if "metadata" not in e.tag] for root in (page, whole))
     assert [e.tag for e in page] == [e.tag for e in whole]
     for small, large in zip(page, whole, strict=True):
