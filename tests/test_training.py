@@ -3,7 +3,10 @@ import sys
 import pytest
 import torch
 
+from shallowpaths import data
+from shallowpaths.experiments.sweep import sweep
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import StepOptions
 from shallowpaths.training.train import train
 
@@ -89,6 +92,18 @@ def test_a_batch_larger_than_the_data_is_refused():
         train(SMALL.replace(batch_size=1438), progress=False)
     with pytest.raises(ValueError, match="719 images"):
         train(SMALL.replace(batch_size=1437, validation=0.5), progress=False)
+
+
+def test_a_run_of_its_own_refuses_a_batch_larger_than_the_data_too():
+    with pytest.raises(ValueError, match="batch_size 1438 is larger than the training split, 1437"):
+        Run(SMALL.replace(batch_size=1438), data.load("digits"))
+
+
+def test_what_is_no_config_is_named():
+    with pytest.raises(TypeError, match="'skipinit' is no RunConfig"):
+        train("skipinit")
+    with pytest.raises(TypeError, match="'s' is no RunConfig"):
+        sweep("skipinit")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

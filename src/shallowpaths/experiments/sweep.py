@@ -17,7 +17,7 @@ from shallowpaths.experiments.execution import in_processes, one_by_one
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import whole
 from shallowpaths.training import checkpoints
-from shallowpaths.training.config import RunConfig
+from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.record import RunRecord
 from shallowpaths.training.runs import in_lanes
 from shallowpaths.training.train import train_lanes
@@ -81,8 +81,9 @@ def check(configs: Iterable[RunConfig]) -> list[RunConfig]:
 
     Raises:
         ValueError: a config stands twice in the list, or cannot be trained on its data set (`RunConfig.split`).
+        TypeError: what stands in it is no RunConfig.
     """
-    wanted = [config.replace(device=resolve_device(config.device).type) for config in configs]
+    wanted = [config.replace(device=resolve_device(config.device).type) for config in only_configs(configs)]
     if len({config.key for config in wanted}) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
     for config in wanted:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -172,3 +173,12 @@ class RunConfig:
         """A short name that two configs share exactly if all their settings agree."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def only_configs(configs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The configs as a list; a TypeError names what is none."""
+    listed = list(configs)
+    for config in listed:
+        if not isinstance(config, RunConfig):
+            raise TypeError(f"{config!r} is no RunConfig: give RunConfig(recipe=...), or several in a list")
+    return listed

@@ -163,7 +163,8 @@ def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> Residu
 
 
 def timetable(config: RunConfig, images: int) -> Timetable:
-    """A run's, on a training split of `images` images."""
+    """A run's, on a training split of `images` images; a ValueError where its batch does not fit, see `RunConfig.split`."""
+    config.replace(validation=0.0).split(images)
     steps = config.total_steps(images)
     return Timetable(images, config.batch_size, steps, config.learning_rate, config.schedule, config.seed)
 

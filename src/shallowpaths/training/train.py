@@ -21,7 +21,7 @@ from shallowpaths.data import Dataset
 from shallowpaths.networks import count_parameters
 from shallowpaths.training import checkpoints
 from shallowpaths.training.checkpoints import Position
-from shallowpaths.training.config import RunConfig
+from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.epochs import EpochResult, Timetable, evaluate
 from shallowpaths.training.record import RunRecord, commit, versions
 from shallowpaths.training.runs import LaneRuns, Run, Trainable, check_lanes
@@ -83,6 +83,7 @@ def train_lanes(
         ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
             does not draw as a run alone does; the lanes do not fit in memory together; and what `train` refuses.
     """
+    only_configs(configs)
     if len(configs) != 1:
         check_lanes(configs)
     first, lanes = configs[0], len(configs)
