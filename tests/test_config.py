@@ -58,6 +58,7 @@ def test_bad_depths_of_a_wide_resnet(depth):
         ("learning_rate", 10**400),
         ("l2", 1e300),
         ("l2_on_scalars", 1),
+        ("alpha_rate", -0.1),
         ("augment", 1),
         ("seed", 2**63),
         ("seed", True),

@@ -166,6 +166,16 @@ def test_cifar_is_read_from_torchvisions_files(cifar_folder, monkeypatch):
     assert data.load("cifar10").checksum == cifar.checksum
 
 
+def test_cifar_at_half_its_size_averages_blocks_of_pixels(cifar_folder):
+    whole, half = (data.load(name, folder=cifar_folder) for name in ("cifar10", "cifar10-16x16"))
+    assert (half.name, half.image_shape, half.padding, half.flips) == ("cifar10-16x16", (3, 16, 16), 2, True)
+    assert torch.equal(half.train_labels, whole.train_labels)
+    assert half.checksum != whole.checksum
+    for small, large in ((half.train_images, whole.train_images), (half.test_images, whole.test_images)):
+        blocks = large.numpy().astype(int).reshape(len(large), 3, 16, 2, 16, 2).sum(axis=(3, 5))
+        assert np.array_equal(small.numpy(), (2 * blocks + 4) // 8), "a fourth of the sum, halves up"
+
+
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 def test_a_truncated_file_is_named(cifar_folder, name):
     path = cifar_folder / "cifar-10-batches-py" / name
@@ -184,5 +194,5 @@ def test_a_missing_file_without_network_names_the_folder(cifar_folder):
 
 
 def test_an_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(ValueError, match="digits, cifar10"):
+    with pytest.raises(ValueError, match="digits, cifar10, cifar10-16x16"):
         data.load("imagenet")

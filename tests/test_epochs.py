@@ -47,13 +47,13 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len({tuple(order) for order in orders}) == 4
 
 
-@pytest.mark.parametrize("l2_on_scalars", [True, False])
-def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
-    """float64, v <- momentum v + gradient + l2 w, w <- w - rate v, over three steps."""
+@pytest.mark.parametrize(("l2_on_scalars", "alpha_rate"), [(True, 1.0), (False, 1.0), (True, 0.25), (False, 0.0)])
+def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars, alpha_rate):
+    """v <- momentum v + gradient + l2 w, w <- w - rate v, over three steps; the alphas' rate has its factor."""
     config = RunConfig(
         network="residual-mlp", recipe="skipinit-0.5", depth=6, width=8, learning_rate=0.1, batch_size=400
     )
-    config = config.replace(l2=0.01, l2_on_scalars=l2_on_scalars, augment=False)
+    config = config.replace(l2=0.01, l2_on_scalars=l2_on_scalars, alpha_rate=alpha_rate, augment=False)
     digits = data.load("digits")
     ours, theirs = (ResidualMLP(6, 8, "skipinit-0.5", generator=torch.Generator().manual_seed(0)) for _ in range(2))
     (result,) = Run(config, digits, ours).epoch(0)
@@ -65,14 +65,15 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars):
         losses.append(-chosen.mean())
         gradients = torch.autograd.grad(losses[-1], list(theirs.parameters()))
         with torch.no_grad():
-            for p, g, v in zip(theirs.parameters(), gradients, velocity, strict=True):
+            for (name, p), g, v in zip(theirs.named_parameters(), gradients, velocity, strict=True):
                 penalty = config.l2 if l2_on_scalars or p.ndim >= 2 else 0.0
                 v.mul_(0.9).add_(g + penalty * p)
-                p.sub_(0.1 * v)
+                p.sub_(0.1 * v * (alpha_rate if name.endswith("scale.alpha") else 1.0))
     assert len(losses) == 3
     assert result.loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert (ours.blocks[0].scale.alpha == 0.5) == (alpha_rate == 0.0)
 
 
 def test_the_first_loss_that_is_not_finite_is_found():

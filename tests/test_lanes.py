@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.runs import build, in_lanes
-from shallowpaths.training.steps import StepOptions, make_optimizer
+from shallowpaths.training.steps import StepOptions
 from shallowpaths.training.train import train, train_lanes
+from shallowpaths.training.updates import Update, make_optimizer
 
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
 CONVOLUTIONAL = RunConfig(depth=10, l2=0.01, device="cpu")
@@ -26,7 +27,7 @@ def batches(shape, lane):
 def alone(config, rate, lane, shape):
     """The run of one lane by torch's own SGD, in float64."""
     network = build(config.replace(seed=lane), shape, 10).double().train()
-    optimizer = make_optimizer(network, rate, config.momentum, config.l2, config.l2_on_scalars, fused=False)
+    optimizer = make_optimizer(network, rate, Update.of(config), fused=False)
     losses = []
     for images, labels in zip(*batches(shape, lane), strict=True):
         optimizer.zero_grad()
@@ -37,7 +38,7 @@ def alone(config, rate, lane, shape):
 
 
 def lanes_of(networks, config, options=None):
-    return Lanes(networks, options or StepOptions(), config.momentum, config.l2, config.l2_on_scalars, config.precision)
+    return Lanes(networks, options or StepOptions(), Update.of(config), config.precision)
 
 
 def together(config, rates, shape, spoiled=None):
@@ -60,11 +61,11 @@ def assert_same(lane, separate):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("l2_on_scalars", [True, False])
+@pytest.mark.parametrize(("l2_on_scalars", "alpha_rate"), [(True, 1.0), (False, 3.0)])
 @pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5", "fixup", "batchnorm-on-skip"])
 @pytest.mark.parametrize("network", [CONNECTED, CONVOLUTIONAL])
-def test_lanes_equal_separate_runs(network, recipe, l2_on_scalars):
-    config = network.replace(recipe=recipe, l2_on_scalars=l2_on_scalars)
+def test_lanes_equal_separate_runs(network, recipe, l2_on_scalars, alpha_rate):
+    config = network.replace(recipe=recipe, l2_on_scalars=l2_on_scalars, alpha_rate=alpha_rate)
     networks, losses = together(config, RATES, (1, 8, 8))
     for lane, rate in enumerate(RATES):
         separate, expected = alone(config, rate, lane, (1, 8, 8))

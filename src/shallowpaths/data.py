@@ -1,7 +1,7 @@
 """Whole data sets as uint8 tensors on the device, and the augmentation that happens there.
 
 "digits" ships with scikit-learn and needs no download. "cifar10" is read from torchvision's files, which are
-downloaded once if they are not there.
+downloaded once if they are not there. "cifar10-16x16" is CIFAR-10 at half its size, for processors: a fourth of the work.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ DIGITS_TEST = 360  # of 1797 images
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set on one device.
 
     Attributes:
-        name: "digits" or "cifar10".
+        name: "digits", "cifar10" or "cifar10-16x16".
         train_images, test_images: uint8 [N, C, H, W].
         train_labels, test_labels: int64 [N].
         validation_images, validation_labels: the same; empty unless `hold_out` made them.
@@ -93,7 +93,7 @@ class Dataset:
 
 
 def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
-    """The data set called `name` ("digits" or "cifar10"), whole, on `device`.
+    """The data set called `name` ("digits", "cifar10" or "cifar10-16x16"), whole, on `device`.
 
     Args:
         folder: where CIFAR-10's files are or shall be; by default the environment variable SHALLOWPATHS_DATA, else
@@ -103,12 +103,13 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
             names the folder.
     """
-    one_of("data", name, ("digits", "cifar10"))
+    one_of("data", name, ("digits", "cifar10", "cifar10-16x16"))
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
     try:
-        return _cifar10(Path(where).expanduser().resolve()).to(device)
+        cifar = _cifar10(Path(where).expanduser().resolve())
+        return (cifar if name == "cifar10" else _halved(cifar)).to(device)
     except RuntimeError as error:
         if "home directory" not in str(error):
             raise
@@ -221,6 +222,16 @@ def _cifar10(folder: Path) -> Dataset:
             ) from error
         parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
     return _dataset("cifar10", *parts, padding=4, flips=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _halved(data: Dataset) -> Dataset:
+    """Each block of 2 x 2 pixels averaged, to the nearest whole number, halves up."""
+    train, test = (
+        F.avg_pool2d(images.float(), 2).add_(0.5).floor_().byte() for images in (data.train_images, data.test_images)
+    )
+    more = {"padding": data.padding // 2, "flips": data.flips}
+    return _dataset(f"{data.name}-16x16", train, data.train_labels, test, data.test_labels, **more)
 
 
 def _check_files(folder: Path, datasets) -> None:

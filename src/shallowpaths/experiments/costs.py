@@ -17,8 +17,8 @@ from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
-TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000}
-IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
+TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000}
+IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
 PROBE_DEPTH = 16
 PROBE_BATCHES = (8, 64)
 PROBE_STEPS = 4
@@ -169,5 +169,5 @@ def _noise(config: RunConfig) -> Dataset:
         classes=10,
         checksum="",
         padding=shape[1] // 8,
-        flips=config.data == "cifar10",
+        flips=config.data != "digits",
     ).to(config.device)

@@ -13,7 +13,7 @@ from shallowpaths.recipes import get_recipe
 from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
-DATA = ("digits", "cifar10")
+DATA = ("digits", "cifar10", "cifar10-16x16")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("paper", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -32,7 +32,7 @@ class RunConfig:
         network: "wide-resnet" or "residual-mlp".
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
-        data: "digits" (8 x 8 grey, ships with scikit-learn) or "cifar10".
+        data: "digits" (8 x 8 grey, ships with scikit-learn), "cifar10", or "cifar10-16x16" (2 x 2 pixels averaged).
         epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
         steps: the budget, as optimizer steps, instead of epochs.
         batch_size: images per step.
@@ -41,6 +41,7 @@ class RunConfig:
         momentum: heavy-ball momentum of SGD.
         l2: coefficient of the L2 penalty that is added to the gradient.
         l2_on_scalars: whether it also acts on alpha, biases and normalization parameters.
+        alpha_rate: factor on the learning rate of the branches' scalars, SkipInit's alpha and Fixup's multiplier.
         schedule: "paper" (constant, then halved every tenth of the second half) or "constant".
         dropout: rate before the classifier, for recipes that have dropout.
         augment: random crop and, on CIFAR-10, flip.
@@ -63,6 +64,7 @@ class RunConfig:
     momentum: float = 0.9
     l2: float = 5e-4
     l2_on_scalars: bool = True
+    alpha_rate: float = 1.0
     schedule: str = "paper"
     dropout: float = 0.6
     augment: bool = True
@@ -81,7 +83,7 @@ class RunConfig:
         if self.epochs is None and self.steps is None:
             object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
         self._check()
-        for name in ("learning_rate", "l2", "momentum", "dropout", "validation"):
+        for name in ("learning_rate", "l2", "alpha_rate", "momentum", "dropout", "validation"):
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
 
     def _check(self) -> None:
@@ -95,7 +97,8 @@ class RunConfig:
                 checks.whole(name, getattr(self, name), least, largest)
         checks.seed(self.seed)
         checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
-        checks.number("l2", self.l2, at_least=0, below=FLOAT32_ALMOST_LARGEST)
+        for name in ("l2", "alpha_rate"):
+            checks.number(name, getattr(self, name), at_least=0, below=FLOAT32_ALMOST_LARGEST)
         for name in ("momentum", "dropout", "validation"):
             checks.number(name, getattr(self, name), at_least=0, below=1)
         for name in ("l2_on_scalars", "augment"):

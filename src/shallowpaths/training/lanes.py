@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.training.steps import Recorded, StepOptions, recorded
+from shallowpaths.training.updates import Update
 
 
 class Lanes:
     """Networks of one architecture in training, one a lane, each with its own learning rate.
 
-    A lane does what SGD of `steps.make_optimizer` does to its network alone, the moving averages of batch
+    A lane does what SGD of `updates.make_optimizer` does to its network alone, the moving averages of batch
     normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
 
     Args:
         networks: one a lane. They are read here, and written by `write_back`.
-        momentum, l2, l2_on_scalars, precision: of all lanes, as in RunConfig.
+        update: of all lanes. precision: as in RunConfig.
         options: `graph`, `tf32` and `deterministic` are heeded.
     """
 
@@ -32,13 +33,10 @@ class Lanes:
         self,
         networks: Sequence[nn.Module],
         options: StepOptions,
-        momentum: float,
-        l2: float,
-        l2_on_scalars: bool,
+        update: Update,
         precision: str,
     ):
-        self.networks, self.options = networks, options
-        self.momentum, self.l2, self.l2_on_scalars = momentum, l2, l2_on_scalars
+        self.networks, self.options, self.update = networks, options, update
         self.device = next(networks[0].parameters()).device
         self.recorded: Recorded | None = None
         self.tried = not (self.options.graph and self.device.type == "cuda")
@@ -80,10 +78,11 @@ class Lanes:
         gradients, (losses, logits) = self._gradients(*leaves)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                decays = weight.ndim - 1 >= 2 or self.l2_on_scalars  # the first dimension counts lanes
-                gradient = gradients[name].add_(weight, alpha=self.l2) if decays else gradients[name]
-                velocity = self.velocities[name].mul_(self.momentum).add_(gradient)
-                weight.sub_(rates.to(weight.dtype).view(-1, *[1] * (weight.ndim - 1)) * velocity)
+                penalty = self.update.penalty(weight.ndim - 1)  # the first dimension counts lanes
+                gradient = gradients[name].add_(weight, alpha=penalty) if penalty else gradients[name]
+                velocity = self.velocities[name].mul_(self.update.momentum).add_(gradient)
+                own = rates.to(weight.dtype) * self.update.rate_factor(name)
+                weight.sub_(own.view(-1, *[1] * (weight.ndim - 1)) * velocity)
         return losses, (logits.argmax(2) == labels).float().mean(1)
 
     @torch.no_grad()

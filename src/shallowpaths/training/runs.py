@@ -14,7 +14,8 @@ from shallowpaths.recipes import get_recipe
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
 from shallowpaths.training.lanes import Lanes
-from shallowpaths.training.steps import Step, StepOptions, default_options, make_optimizer
+from shallowpaths.training.steps import Step, StepOptions, default_options
+from shallowpaths.training.updates import Update, make_optimizer
 
 MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 
@@ -75,7 +76,7 @@ class Run:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=layout)
         self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
-        optimizer = make_optimizer(self.network, config.learning_rate, config.momentum, config.l2, config.l2_on_scalars)
+        optimizer = make_optimizer(self.network, config.learning_rate, Update.of(config))
         self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
 
     def epoch(
@@ -111,7 +112,7 @@ class LaneRuns:
         self.networks = [build(config, data.image_shape, data.classes).to(self.device) for config in configs]
         self.timetables = [timetable(config, len(images)) for config in configs]
         options = default_options(self.device) if options is None else options
-        self.lanes = Lanes(self.networks, options, first.momentum, first.l2, first.l2_on_scalars, first.precision)
+        self.lanes = Lanes(self.networks, options, Update.of(first), first.precision)
         self.pixels = PaddedPixels(images, data.padding, data.mean, data.std) if first.augment else None
 
     def epoch(

@@ -54,28 +54,11 @@ def default_options(device: torch.device) -> StepOptions:
     return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
 
 
-def make_optimizer(
-    network: nn.Module, learning_rate: float, momentum: float, l2: float, l2_on_scalars: bool, fused: bool | None = None
-) -> torch.optim.SGD:
-    """SGD with heavy-ball momentum; the L2 penalty on all weights, and where asked on scalars and vectors.
-
-    fused: one kernel for the update of a parameter; None takes it where torch has it.
-    """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters) if fused is None else fused
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": l2},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": l2 if l2_on_scalars else 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, fused=fused)
-
-
 class Step:
     """A network's step of SGD on images of `data`, which stay on their device.
 
     Args:
-        optimizer: of `make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
+        optimizer: of `updates.make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
         augment, precision: as in RunConfig.
 
     `take` is the step. Nothing in it makes the host wait for the device.
@@ -149,9 +132,9 @@ class Step:
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(rate * group["rate_factor"])
             else:
-                group["lr"] = rate
+                group["lr"] = rate * group["rate_factor"]
 
     def _try(self, *inputs: Tensor) -> None:
         """Compile and record; then the network, the optimizer and the random state are what they were."""
