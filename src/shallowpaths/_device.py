@@ -30,11 +30,11 @@ def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls the device: the GPU's product name, or the processor and the threads that torch uses."""
+    """What decides a run's last digits: the GPU's product name, or the processor, its vector units and torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()
-    return f"{processor} {device.type}, {torch.get_num_threads()} threads"
+    return f"{processor} {device.type}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 def synchronize(device: torch.device) -> None:
