@@ -8,10 +8,10 @@ from shallowpaths.pages import claims
 from shallowpaths.pages.chapter import start_chapter
 from shallowpaths.pages.claims import MIME, ClaimFailed, compared, judged
 
-LEDGER = {
-    name: {"whose": "ours", "statement": statement, "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b"}
-    for name, statement in (("X1", "the share falls"), ("X2 wide", "it {verb}"), ("Y1", "of another chapter"))
-}
+STATED = {"whose": "ours", "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b", "found": "holds", "page": "X"}
+LEDGER = {name: STATED | {"statement": text} for name, text in (("X1", "the share falls"), ("X2 wide", "it {verb}"))}
+LEDGER["X3"] = STATED | {"statement": "of another chapter", "page": "Y"}
+LEDGER["Z1"] = STATED | {"statement": "{part} is enough", "found": "differs", "page": "Z"}
 
 
 @pytest.fixture
@@ -24,8 +24,9 @@ def chapter(monkeypatch):
 def test_every_page_of_the_ledger_is_whole_and_its_claims_are_in_the_list():
     stated = claims.ledger()
     assert {fields["whose"] for fields in stated.values()} <= {"paper", "ours", "paper, ours"}
-    pages = {page.stem: page for page in claims.FOLDER.glob("*.toml")}
-    assert {name[0] for name in stated} == set(pages)
+    letters = {page.stem for page in claims.FOLDER.glob("*.toml") if len(page.stem) == 1}
+    assert letters <= {name[0] for name in stated}
+    assert all(fields["page"] in ("depth", name[0]) for name, fields in stated.items())
     assert all(text.strip() for fields in stated.values() for text in fields.values())
 
 
@@ -69,6 +70,20 @@ def test_a_claim_that_fails_is_shown_with_the_others_and_stops_the_chapter(
     assert "X2; it trains" in said
 
 
+def test_what_the_book_does_not_find_is_a_verdict_that_it_stands_by(chapter):
+    chapter.check_true("Z1", holds=False, measured="no", part=2)
+    shown = chapter.claims("Z")._repr_mimebundle_()
+    assert (shown[MIME][0]["holds"], shown[MIME][0]["found"]) == (False, "differs")
+    assert '<td data-label="verdict" class="differs">differs</td>' in shown["text/html"]
+
+
+def test_what_is_found_after_all_stops_the_chapter_too(chapter, capsys):
+    chapter.check_true("Z1", holds=True, measured="yes", part=2)
+    with pytest.raises(ClaimFailed, match="Z1 holds: 2 is enough"):
+        chapter.claims("Z")
+    assert "HOLDS AFTER ALL" in capsys.readouterr().out
+
+
 def test_a_claim_that_was_not_checked_stops_the_chapter(chapter):
     chapter.check("X1", predicted=1, measured=1, tolerance=0.1, part=2)
     with pytest.raises(ClaimFailed, match=r"^X2 wide was not checked$"):
@@ -89,8 +104,8 @@ def test_nothing_measured_is_no_evidence(chapter):
 
 @pytest.mark.usefixtures("chapter")
 def test_what_the_ledger_does_not_say_is_refused():
-    with pytest.raises(ValueError, match="claim 'X3' is unknown: choose from X1, X2 wide"):
-        compared("X3", 1, 1, 0.1)
+    with pytest.raises(ValueError, match="claim 'X4' is unknown: choose from X1, X2 wide"):
+        compared("X4", 1, 1, 0.1)
     with pytest.raises(ValueError, match="claim X2 wide: its sentences need the fact 'verb'"):
         judged("X2 wide", True, "yes", part=2)
 

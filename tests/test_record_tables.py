@@ -30,11 +30,11 @@ def test_points_and_choice_by_hand():
     runs.append(record(1.0, accuracy=math.inf))
     points, choice = map(cells, describe(runs).split("\n\n"))
     assert points == [
-        ["batchnorm", "16", "0.25", "55.00", "+-", "7.07", "0.9000", "2", "0"],
-        ["batchnorm", "16", "0.5", "80.00", "+-", "14.14", "0.4000", "2", "0"],
+        ["batchnorm", "16", "0.25", "55.00", "±", "7.07", "0.9000", "2", "0"],
+        ["batchnorm", "16", "0.5", "80.00", "±", "14.14", "0.4000", "2", "0"],
         ["batchnorm", "16", "1", "-", "inf", "1", "1"],
     ]
-    assert choice == [["batchnorm", "16", "0.5", "0.5", "..", "0.5", "no", "80.00", "+-", "14.14", "training", "loss"]]
+    assert choice == [["batchnorm", "16", "0.5", "0.5", "..", "0.5", "no", "80.00", "±", "14.14", "training", "loss"]]
 
 
 def test_the_validation_split_decides_where_there_is_one():
@@ -60,7 +60,7 @@ def test_nothing_but_diverged_runs_is_a_result():
 def test_best_of_is_named_in_the_heading():
     text = describe([record(0.25, s, a) for s, a in enumerate((0.5, 0.6, 0.8))], best=2)
     assert "accuracy %, best 2" in text
-    assert "70.00 +- 14.14" in text
+    assert "70.00 ± 14.14" in text
 
 
 def test_an_empty_store_is_said_to_be_empty():

@@ -208,16 +208,25 @@ def run_sweep(
 
 
 @main.command("records")
-@click.argument("store", type=click.Path(path_type=Path, exists=True))
+@click.argument("store", type=click.Path(path_type=Path))
 @click.option("--best", type=click.IntRange(min=1), help="Mean and deviation over this many best runs (paper: 5 of 7).")
 def list_records(store: Path, best: int | None) -> None:
     """Show what the runs in STORE say: a line for each setting and rate, and the best rate of each setting.
 
-    Rates are chosen by validation accuracy where the runs have a validation split, else by training loss.
+    STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by
+    validation accuracy where the runs have a validation split, else by training loss. Runs of the paper's depth table are
+    shown beside the paper's own numbers.
     """
     from shallowpaths.experiments import tables
-    from shallowpaths.experiments.store import FILE_NAME, load_records
+    from shallowpaths.experiments.store import FILE_NAME, SHIPPED, load_records, shipped_records
 
+    if str(store) == "shipped" and not store.exists():
+        for name in SHIPPED:
+            records = shipped_records(name)
+            click.echo(f"{name}\n{'=' * len(name)}\n{tables.stands_on(records)}\n\n{tables.describe(records, best)}\n")
+        return
+    if not store.exists():
+        raise ValueError(f"{store} is not there: give a sweep's folder or file, or \"shipped\" for the package's own records")
     path = store / FILE_NAME if store.is_dir() else store
     if not path.exists():
         raise ValueError(f"{store} has no {FILE_NAME}")

@@ -1,4 +1,4 @@
-"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`."""
+"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`, beside their records."""
 
 import dataclasses
 import difflib

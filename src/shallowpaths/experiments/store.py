@@ -12,11 +12,14 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "records.jsonl"
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.jsonl")))
 
 
 class Store:
@@ -161,6 +164,16 @@ def load_records(path: str | os.PathLike) -> list[RunRecord]:
     for number, _, reason in found.bad:
         log.warning("%s, line %d is passed over: %s", path, number, reason)
     return found.records
+
+
+def shipped_records(plan: str) -> list[RunRecord]:
+    """The records that come with the package, of runs of the shipped plan of that name.
+
+    Raises:
+        ValueError: no records are shipped under that name; it lists those that are.
+    """
+    one_of("shipped records", plan, SHIPPED)
+    return load_records(SHIPPED_FOLDER / f"{plan}.jsonl")
 
 
 def _plain_file(path: str | os.PathLike) -> Path:

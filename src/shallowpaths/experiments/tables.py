@@ -1,11 +1,14 @@
 """Tables of records, as text: one run, every point, and the best rate of every setting."""
 
+import math
 from collections.abc import Iterable
 
 from tabulate import tabulate
 
+from shallowpaths.experiments.paper import DEPTHS, Comparison, beside_paper
 from shallowpaths.experiments.records import (
     BestRate,
+    Point,
     best_rate,
     by_setting,
     final_train_loss,
@@ -13,6 +16,7 @@ from shallowpaths.experiments.records import (
     summarise,
     validation_error,
 )
+from shallowpaths.training.config import RunConfig
 from shallowpaths.training.record import RunRecord
 
 SETTINGS = {
@@ -23,6 +27,7 @@ SETTINGS = {
     "batch_size": "batch",
     "l2": "L2",
 }
+STAR = "* the best of the rates that were tried is the smallest or the largest of them"
 EDGE_WARNING = (
     "{} of {} best rates lie on their grid's edge. The optimum may lie beyond: "
     "try larger rates than a high edge, smaller ones than a low edge"
@@ -30,7 +35,8 @@ EDGE_WARNING = (
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
-    """Both tables, and a warning if an optimum lies on its grid's edge.
+    """Every point, the best rate of each setting, a warning if an optimum lies on its grid's edge; and, of runs of the paper's
+    depth table, the table beside the paper.
 
     Args:
         best: as in `summarise`.
@@ -57,13 +63,47 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
         (choices, ("best effective rate", "as good", "on edge", accuracy, "chosen by")),
     )
     text = "\n\n".join(tabulate(rows, [*names, *more], disable_numparse=True) for rows, more in tables)
-    return text + (f"\n\nwarning: {EDGE_WARNING.format(on_edge, len(groups))}" if on_edge else "")
+    if on_edge:
+        text += f"\n\nwarning: {EDGE_WARNING.format(on_edge, len(groups))}"
+    return text + _beside_paper(records)
+
+
+PAPER_COLUMNS = ("method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict")
+
+
+def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
+    """The paper's depth table beside the records', a row of PAPER_COLUMNS for each cell; see `paper.beside_paper`.
+
+    Rates are effective ones. A rate on the edge of the grid that was tried has a star: a better one may lie beyond.
+    """
+    return [_paper_row(cell) for cell in beside_paper(records)]
+
+
+def stands_on(records: Iterable[RunRecord]) -> str:
+    """On what some results stand, in words: data, networks, epochs, seeds, device and the time that they took.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    listed = list(records)
+    if not listed:
+        raise ValueError("there is no record to tell of")
+    budgets = {r.config.depth: f"{_budget(r.config)} at {r.config.depth} layers" for r in listed}
+    told = {
+        "data": {r.config.data for r in listed},
+        "network": {f"{r.config.network} of width {r.config.width}, batch {r.config.batch_size}" for r in listed},
+        "seeds": {f"seed {r.config.seed}" for r in listed},
+        "device": {r.device_name for r in listed},
+    }
+    words = ["; ".join(sorted(values)) for values in told.values()]
+    hours = sum(r.seconds for r in listed) / 3600
+    epochs = ", ".join(budgets[depth] for depth in sorted(budgets))
+    return f"{', '.join(words[:2])}, {epochs}, {words[2]}, {len(listed)} runs of {hours:.1f} hours in all on {words[3]}"
 
 
 def describe_run(record: RunRecord) -> str:
     """One run, line by line."""
     config = record.config
-    budget = f"{config.epochs} epochs" if config.steps is None else f"{config.steps} steps"
     rows = [
         (
             "network",
@@ -72,7 +112,7 @@ def describe_run(record: RunRecord) -> str:
         ("recipe", config.recipe),
         (
             "data",
-            f"{config.data}, {record.train_images:,} training images, {budget}, batch {config.batch_size}",
+            f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}",
         ),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
@@ -84,6 +124,39 @@ def describe_run(record: RunRecord) -> str:
         ]
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
+
+
+def _beside_paper(records: list[RunRecord]) -> str:
+    """The paper's table beside the records, where they are a study of it: Wide-ResNets at a depth of the table, each cell one."""
+    study = [r for r in records if r.config.network == "wide-resnet" and r.config.depth in DEPTHS]
+    cells = {(r.config.recipe, r.config.depth, r.config.l2 > 0) for r in study}
+    if len({r.config.recipe for r in study}) < 2 or len(by_setting(study)) > len(cells):
+        return ""
+    return "\n\n" + tabulate(paper_rows(study), PAPER_COLUMNS, disable_numparse=True) + "\n" + STAR
+
+
+def _budget(config: RunConfig) -> str:
+    count, unit = (config.epochs, "epoch") if config.steps is None else (config.steps, "step")
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def _paper_row(cell: Comparison) -> tuple[str, ...]:
+    """A row of PAPER_COLUMNS."""
+    paper, best, point = cell.published, cell.best, cell.point
+    theirs = rates = ours = rate = "-"
+    if paper.accuracy is not None:
+        theirs = f"{100 * paper.accuracy:.1f} ± {100 * paper.deviation:.1f}"
+        rates = f"2^{paper.best} (2^{paper.lowest}..2^{paper.highest})"
+    if point is not None:
+        ours = _percent(point)
+        rate = _power(best.effective_rate) + ("*" if best.on_edge else "")
+    return paper.method, str(paper.depth), theirs, rates, ours, rate, str(len(cell.runs)), cell.outcome, cell.verdict
+
+
+def _power(rate: float) -> str:
+    """A rate as a power of 2, where it is one."""
+    exponent = math.log2(rate)
+    return f"2^{exponent:.0f}" if math.isclose(exponent, round(exponent), abs_tol=1e-6) else f"{rate:.3g}"
 
 
 def _telling(groups: list[list[RunRecord]]) -> list[str]:
@@ -105,10 +178,13 @@ def _point(runs: list[RunRecord], best: int | None) -> tuple[str, ...]:
 
 
 def _accuracy(runs: list[RunRecord], best: int | None) -> str:
-    point = summarise(runs, best)
+    return _percent(summarise(runs, best))
+
+
+def _percent(point: Point) -> str:
     if point.accuracy is None:
         return "-"
-    spread = "" if point.accuracy_std is None else f" +- {100 * point.accuracy_std:.2f}"
+    spread = "" if point.accuracy_std is None else f" ± {100 * point.accuracy_std:.2f}"
     return f"{100 * point.accuracy:.2f}{spread}"
 
 

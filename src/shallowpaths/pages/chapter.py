@@ -57,17 +57,17 @@ class Chapter:
         """Note whether a claim holds whose answer is yes or no. measured: what was seen, with its numbers, in words."""
         self.checked.append(claims.judged(name, holds, measured, **facts))
 
-    def claims(self, letter: str, without: Collection[str] = ()) -> claims.ClaimTable:
+    def claims(self, page: str, without: Collection[str] = ()) -> claims.ClaimTable:
         """All claims that the chapter has checked, as a table: its last line.
 
         Args:
-            letter: of the ledger's page whose claims the chapter makes, for example "B".
+            page: of the ledger, whose claims the chapter makes, for example "B".
             without: names of those that it does not make with this profile.
 
         Raises:
-            ClaimFailed: one does not hold, or the ledger has one that was not checked; the table is shown first.
+            ClaimFailed: one has another verdict than stated, or the page has one that was not checked; the table is shown first.
         """
-        return claims.ClaimTable.of(letter, self.checked, without)
+        return claims.ClaimTable.of(page, self.checked, without)
 
 
 @dataclass(frozen=True)

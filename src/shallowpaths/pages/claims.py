@@ -6,8 +6,9 @@
     prediction = "l"           # in words or as a formula
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
-A chapter adds the numbers, and the facts in curly brackets, and shows all of its claims as one table. Their data lie in the
-notebook's output too, for the book's ledger of claims.
+A claim of the paper that we do not find has one field more, `found = "differs"`: its verdict is then a "no" that the book stands
+by, and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets, and shows all of its claims
+as one table. Their data lie in the notebook's output too, for the book's ledger of claims.
 """
 
 import functools
@@ -26,6 +27,7 @@ from shallowpaths.theory.checks import one_of
 MIME = "application/vnd.shallowpaths.claims+json"
 FOLDER = Path(__file__).parent / "ledger"
 FIELDS = ("whose", "statement", "prediction", "tolerance")
+FOUND = ("holds", "differs")
 
 Numbers = float | Sequence[float] | np.ndarray
 
@@ -44,6 +46,7 @@ class Claim:
         predicted, measured, tolerance: numbers, or several that are compared one by one; for a claim whose answer is yes or
             no, predicted and tolerance are None and measured says what was seen.
         holds: the verdict.
+        found: what the book says that the verdict is, "holds" or "differs".
     """
 
     name: str
@@ -55,6 +58,12 @@ class Claim:
     measured: float | list[float] | str
     tolerance: float | list[float] | None
     holds: bool
+    found: str = "holds"
+
+    @property
+    def stands(self) -> bool:
+        """Whether the verdict is the one that the book states."""
+        return self.holds == (self.found == "holds")
 
     @property
     def id(self) -> str:
@@ -71,23 +80,26 @@ class Claim:
             "predicted": predicted,
             "measured": _text(self.measured),
             "tolerance": "rule" if self.tolerance is None else f"± {_text(self.tolerance)}",
-            "verdict": "holds" if self.holds else "DOES NOT HOLD",
+            "verdict": self.found if self.stands else "HOLDS AFTER ALL" if self.holds else "DOES NOT HOLD",
         }
 
 
 @functools.cache
 def ledger() -> dict[str, dict[str, str]]:
-    """Every claim of the book as it is stated, by name.
+    """Every claim of the book as it is stated, by name, with the page of `ledger/` on which it stands as "page".
 
     Raises:
-        ValueError: a claim lacks a field, or has an unknown one.
+        ValueError: a claim lacks a field, has an unknown one, or stands on two pages.
     """
     stated: dict[str, dict[str, str]] = {}
     for page in sorted(FOLDER.glob("*.toml")):
-        stated |= tomllib.loads(page.read_text(encoding="utf-8"))
-    for name, fields in stated.items():
-        if set(fields) != set(FIELDS):
-            raise ValueError(f"claim {name!r} has the fields {', '.join(fields)}, not {', '.join(FIELDS)}")
+        for name, fields in tomllib.loads(page.read_text(encoding="utf-8")).items():
+            if set(fields) - {"found"} != set(FIELDS):
+                raise ValueError(f"claim {name!r} has the fields {', '.join(fields)}, not {', '.join(FIELDS)}")
+            if name in stated:
+                raise ValueError(f"claim {name!r} stands on the pages {stated[name]['page']} and {page.stem}")
+            one_of(f"found of claim {name}", fields.setdefault("found", "holds"), FOUND)
+            stated[name] = fields | {"page": page.stem}
     return stated
 
 
@@ -122,7 +134,7 @@ def _claim(name: str, facts: dict[str, Any], *values: Any) -> Claim:
         said = [stated[field].format(**facts) for field in FIELDS]
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    return Claim(name, *said, *values)
+    return Claim(name, *said, *values, stated["found"])
 
 
 @dataclass(frozen=True)
@@ -132,12 +144,17 @@ class ClaimTable:
     claims: tuple[Claim, ...]
 
     @classmethod
-    def of(cls, letter: str, checked: Sequence[Claim], without: Collection[str] = ()) -> Self:
-        """The table, if all hold and none of the ledger's page is missing; else it is shown, and ClaimFailed raised."""
+    def of(cls, page: str, checked: Sequence[Claim], without: Collection[str] = ()) -> Self:
+        """The table, if all are as stated and none of the ledger's page is missing; else it is shown, and ClaimFailed raised."""
+        one_of("page of the ledger", page, tuple(dict.fromkeys(stated["page"] for stated in ledger().values())))
         table = cls(tuple(checked))
         known = {claim.name for claim in checked} | set(without)
-        failed = [f"{claim.id} does not hold: {claim.statement}" for claim in checked if not claim.holds]
-        failed += [f"{name} was not checked" for name in ledger() if name[0] == letter and name not in known]
+        failed = [
+            f"{claim.id} {'holds' if claim.holds else 'does not hold'}: {claim.statement}" for claim in checked if not claim.stands
+        ]
+        failed += [
+            f"{name} was not checked" for name, stated in ledger().items() if stated["page"] == page and name not in known
+        ]
         if failed:
             from IPython.display import display  # only a notebook needs it
 
@@ -164,7 +181,7 @@ def _cell(claim: Claim, column: str, text: str) -> str:
     shown = html.escape(text)
     if column == "tolerance":
         shown = f"<details><summary>{shown}</summary>{html.escape(claim.rule)}</details>"
-    kind = f' class="{"holds" if claim.holds else "fails"}"' if column == "verdict" else ""
+    kind = f' class="{claim.found if claim.stands else "fails"}"' if column == "verdict" else ""
     return f'<td data-label="{column}"{kind}>{shown}</td>'
 
 

@@ -1,0 +1,158 @@
+"""The paper's depth table, as published, and a reader's records beside it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shallowpaths.experiments.records import BestRate, Point, best_rate, final_train_loss, summarise, validation_error
+from shallowpaths.training.record import RunRecord
+
+GUESSING = math.log(10)  # the loss of "each of the ten classes is as likely"
+TRAINS_BELOW = 0.9 * GUESSING  # the training loss below which a run trains, everywhere in this book
+POORLY = 0.05  # so far below SkipInit, which has no normalization either, that it trains, but poorly
+REFERENCE = "skipinit"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper].
+
+    Attributes:
+        method: in words.
+        recipe, l2: what it is here: a recipe's name, and whether there is an L2 penalty.
+        depth: n, the number of layers.
+        accuracy, deviation: of the test, in 0 .. 1; None where the network could not be trained.
+        best, lowest, highest: the optimal learning rate and the range of rates that are as good, as powers of 2. We read them as
+            effective rates, an inference.
+    """
+
+    method: str
+    recipe: str
+    l2: bool
+    depth: int
+    accuracy: float | None = None
+    deviation: float | None = None
+    best: int | None = None
+    lowest: int | None = None
+    highest: int | None = None
+
+
+DEPTHS = (16, 100, 1000)
+_ROWS = {  # method, recipe, L2: for each depth accuracy and deviation in %, best, lowest and highest power
+    ("batch normalization", "batchnorm", True): (
+        (93.5, 0.1, -1, -1, -1), (94.7, 0.1, -1, -2, 0), (94.6, 0.1, -2, -3, 0),
+    ),
+    ("SkipInit, α = 1/√d", "skipinit-1/sqrt(d)", True): (
+        (93.0, 0.1, -2, -2, -1), (94.2, 0.1, -1, -2, -1), (94.2, 0.0, -1, -2, -1),
+    ),
+    ("SkipInit, α = 0", "skipinit", True): ((93.3, 0.1, -2, -2, -2), (94.2, 0.1, -2, -2, -2), (94.3, 0.2, -2, -3, -1)),
+    ("SkipInit, α = 1", "skipinit-1", True): ((93.0, 0.1, -2, -2, -1), None, None),
+    ("divide by √2", "divide-sqrt2", True): ((92.4, 0.1, -2, -2, -1), (88.9, 0.4, -5, -5, -5), None),
+    ("SkipInit, α = 0, no L2", "skipinit", False): (
+        (89.8, 0.2, -3, -3, -3), (91.7, 0.2, -2, -2, -2), (92.1, 0.1, -2, -2, -2),
+    ),
+}  # fmt: skip
+
+
+def _published(name: tuple[str, str, bool], depth: int, cell: tuple | None) -> Published:
+    if cell is None:
+        return Published(*name, depth)
+    accuracy, deviation, *rates = cell
+    return Published(*name, depth, round(accuracy / 100, 4), round(deviation / 100, 4), *rates)
+
+
+TABLE: tuple[Published, ...] = tuple(
+    _published(name, depth, cell) for name, row in _ROWS.items() for depth, cell in zip(DEPTHS, row, strict=True)
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published cell, and what a reader's runs of that method at that depth came to.
+
+    Attributes:
+        published: the paper's.
+        runs: ours, at every rate and seed.
+        best: their best rate, chosen on the validation split where there is one; None without runs.
+        point: what the runs at the best rate say together; None where none trained.
+        outcome: of ours: "trains", "poorly" (more than POORLY below SkipInit(0) at that depth), "does not train" or "not run".
+    """
+
+    published: Published
+    runs: tuple[RunRecord, ...]
+    best: BestRate | None
+    point: Point | None
+    outcome: str
+
+    @property
+    def expected(self) -> str:
+        """The paper's outcome, in the same words."""
+        return _outcome(self.published.accuracy, published(REFERENCE, self.published.depth).accuracy)
+
+    @property
+    def verdict(self) -> str:
+        """"reproduced" if our outcome is the paper's, "differs", or "not run"."""
+        if not self.runs:
+            return "not run"
+        return "reproduced" if self.outcome == self.expected else "differs"
+
+
+def published(recipe: str, depth: int, l2: bool = True) -> Published:
+    """The cell of that recipe, depth and penalty; a ValueError where the table has none."""
+    for cell in TABLE:
+        if (cell.recipe, cell.depth, cell.l2) == (recipe, depth, l2):
+            return cell
+    raise ValueError(f"the paper's table has no cell for {recipe!r} at depth {depth!r}, l2 {l2!r}")
+
+
+def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
+    """Every cell of the paper's table with the records that belong to it.
+
+    Args:
+        records: of one study: the networks of one depth differ in recipe, L2, rate and seed only. Those that the paper's
+            table has no row for, or whose scalars have a rate or a penalty of their own, are left aside.
+
+    Raises:
+        ValueError: records of one cell differ in another setting.
+    """
+    listed = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
+    mine = {cell: [r for r in listed if _belongs(r, cell)] for cell in TABLE}
+    chosen = {cell: _chosen(runs) for cell, runs in mine.items()}
+    reference = {cell.depth: chosen[cell][1] for cell in TABLE if cell.recipe == REFERENCE and cell.l2}
+    return [
+        Comparison(cell, tuple(mine[cell]), *chosen[cell], _our_outcome(mine[cell], chosen[cell][1], reference[cell.depth]))
+        for cell in TABLE
+    ]
+
+
+def trains(record: RunRecord) -> bool:
+    """Whether a run ended with a training loss below TRAINS_BELOW."""
+    return final_train_loss(record) < TRAINS_BELOW
+
+
+def _belongs(record: RunRecord, cell: Published) -> bool:
+    config = record.config
+    return (config.recipe, config.l2 > 0, config.depth) == (cell.recipe, cell.l2, cell.depth)
+
+
+def _chosen(runs: list[RunRecord]) -> tuple[BestRate | None, Point | None]:
+    """The best rate, and what the runs at it come to if they train."""
+    if not runs:
+        return None, None
+    best = best_rate(runs, validation_error if all(r.config.validation for r in runs) else final_train_loss)
+    if best.effective_rate is None:
+        return best, None
+    point = summarise(r for r in runs if r.config.effective_learning_rate == best.effective_rate)
+    return best, point if point.train_loss < TRAINS_BELOW else None
+
+
+def _our_outcome(runs: list[RunRecord], point: Point | None, reference: Point | None) -> str:
+    if not runs:
+        return "not run"
+    return _outcome(point and point.accuracy, reference and reference.accuracy)
+
+
+def _outcome(accuracy: float | None, reference: float | None) -> str:
+    if accuracy is None:
+        return "does not train"
+    return "poorly" if reference is not None and accuracy < reference - POORLY else "trains"
