@@ -2,7 +2,7 @@
    The data is what `Explorer.data` of the package wrote: a picture for each state, by the positions of its controls. */
 (() => {
   const vendor = new URL("vendor/", document.currentScript.src);
-  const symbols = { o: "circle", s: "square", D: "diamond", "^": "triangle", v: "wye", P: "cross", "*": "star" };
+  const symbols = { o: "circle", s: "square", D: "diamond", "^": "triangle", v: "wye", P: "cross", "*": "star", x: "times" };
 
   const script = (name) =>
     new Promise((resolve, reject) => {
@@ -47,6 +47,8 @@
     mean: ({ color }) => Plot.line([[0, 5], [24, 5]], { stroke: color, strokeWidth: 1.8, strokeDasharray: "5 3" }),
     band: () => Plot.rect([0], { x1: 0, x2: 24, y1: 0, y2: 10, fill: "currentColor", fillOpacity: 0.15 }),
     measured: (style) => dots([[12, 5]], style),
+    open: (style) => dots([[12, 5]], style),
+    cross: (style) => dots([[12, 5]], style),
   };
 
   /* A legend entry: what the mark looks like, and its name. */

@@ -19,10 +19,12 @@ from shallowpaths.theory.limits import (
     OverflowDepth,
     crossover_batch_size,
     effective_learning_rate,
+    largest_rate_of_scalars,
     largest_stable_rate,
     optimal_learning_rate,
     overflow_depth,
     padding_gain,
+    tangent_kernel,
 )
 from shallowpaths.theory.moments import (
     ACTIVATIONS,
@@ -52,8 +54,8 @@ __all__ = [
     "ACTIVATIONS", "NORMALIZATIONS", "RELU_MEAN_SHARE", "RELU_VARIANCE_SHARE", "FiniteWidth", "OverflowDepth", "Signal",
     "batchnorm_branch_share", "batchnorm_moving_variance", "batchnorm_path_probability", "batchnorm_skip_second_moment",
     "batchnorm_squared_mean", "block_index", "crossover_batch_size", "effective_learning_rate", "finite_width",
-    "fixup_layer_scale", "harmonic_mean_path_length", "largest_stable_rate", "logarithmic_mean_path_length",
+    "fixup_layer_scale", "harmonic_mean_path_length", "largest_rate_of_scalars", "largest_stable_rate", "logarithmic_mean_path_length",
     "mean_path_length", "odd_covariance", "optimal_learning_rate", "overflow_depth", "padding_gain",
     "path_length_distribution", "path_length_variance", "relu_correlation", "relu_gate_correlation",
-    "scaled_skip_second_moment", "signal",
+    "scaled_skip_second_moment", "signal", "tangent_kernel",
 ]  # fmt: skip

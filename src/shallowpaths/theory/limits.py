@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shallowpaths.theory.checks import Array, number, numbers, one_of, whole
+from shallowpaths.theory.blocks import Signal
+from shallowpaths.theory.checks import Array, flag, number, numbers, one_of, whole
 
 _NUMPYS = {name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")}
 LARGEST_VALUE = _NUMPYS | {"bfloat16": (2 - 2.0**-7) * 2.0**127}
@@ -91,6 +92,48 @@ def crossover_batch_size(rate_per_example: float, largest_stable: float) -> floa
     """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
     per_example = number("rate_per_example", rate_per_example, above=0)
     return number("largest_stable", largest_stable, above=0) / per_example
+
+
+def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = False) -> float:
+    """Expected squared norm of one logit's gradient with respect to all weights, in a ResidualMLP at initialization. [derived]
+
+    A weight matrix's gradient is an outer product, of what enters it and of the logit's gradient with respect to what leaves
+    it, so its square is the product of theirs. Summed over layers that is, with q the second moments, G those of the gradient
+    and p_l the path probabilities, for m layers a block and ReLU (twice the terms with ``width`` without it):
+
+        width q^{d+1} / 2 + 1 + sum_l m p_l G_l q^l width / 2 + G_1 inputs  (+ sum_l (1 - p_l) G_l q^l for the scalars).
+
+    The largest eigenvalue of the loss's Hessian at initialization is at most this over the number of classes, while each class
+    is as likely: about reached where all inputs look alike. ``largest_stable_rate`` turns it into a rate.
+
+    signal: of a network without normalization. inputs: features, of second moment 1. scalars: whether each branch has one that is
+    trained. Raises ValueError for a network with normalization, whose gradients are others.
+    """
+    if signal.normalization != "none":
+        raise ValueError(f"normalization {signal.normalization!r}: the kernel is known without normalization only")
+    whole("width", width)
+    whole("inputs", inputs)
+    flag("scalars", scalars)
+    entering = width / 2 if signal.activation == "relu" else width
+    with np.errstate(over="ignore"):
+        power = signal.gradient_second_moment * signal.input_second_moment
+        branches = (signal.path_probability * power).sum() * signal.layers_per_block * entering
+        of_scalars = ((1 - signal.path_probability) * power).sum() if scalars else 0.0
+        ends = signal.output_second_moment[-1] * entering + 1 + signal.gradient_second_moment[0] * inputs
+        return float(ends + branches + of_scalars)
+
+
+def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: ArrayLike = 1.0) -> Array:
+    """The effective rate 1 / (factor sqrt(d) gradient) at which SkipInit's scalars outgrow 1 / sqrt(d). [derived]
+
+    A scalar that starts at 0 has gone about rate x factor x gradient once the momentum has got going. The product of the
+    1 + alpha_l^2, by which the signal grows, stays of order one while the scalars are below 1 / sqrt(d). An order of magnitude.
+
+    blocks: d. gradient: root mean square over the blocks of the loss's derivative by alpha_l, at initialization.
+    factor: on the scalars' learning rate, `alpha_rate` of a run.
+    """
+    at_least_one = numbers("blocks", blocks, at_least=1)
+    return 1 / (numbers("factor", factor, above=0) * np.sqrt(at_least_one) * numbers("gradient", gradient, above=0))
 
 
 def _momentum(momentum: float) -> float:

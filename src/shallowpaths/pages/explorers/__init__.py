@@ -8,7 +8,9 @@ from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slide
 from shallowpaths.pages.explorers.paths import path_explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series
 from shallowpaths.pages.explorers.signals import downscaling_explorer, signal_explorer
+from shallowpaths.pages.explorers.trainability import trainability_explorer
 
 __all__ = [
     "Control", "Explorer", "Picture", "Series", "downscaling_explorer", "menu", "path_explorer", "signal_explorer", "slider",
+    "trainability_explorer",
 ]  # fmt: skip

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 from shallowpaths.pages.plots import style_of
 from shallowpaths.theory.checks import one_of
 
-KINDS = ("theory", "measured", "band", "mean")
+KINDS = ("theory", "measured", "open", "cross", "band", "mean")
+MARKS = ("measured", "open", "cross")
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
 
 
@@ -28,8 +29,8 @@ class Series:
     """One curve of a picture.
 
     Attributes:
-        kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "band"
-            (shaded from `y` to `top`) or "mean" (a vertical line at each x).
+        kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "open" (hollow ones),
+            "cross" (crosses), "band" (shaded from `y` to `top`) or "mean" (a vertical line at each x).
         name: what the legend calls it.
         x, y, top: of equal length; `y` is empty for "mean", `top` for all but "band". Points that are not finite are
             left out.
@@ -62,7 +63,10 @@ class Series:
         """How it is drawn: name, kind, and the recipe's colour and marker."""
         own = style_of(self.recipe) if self.recipe else {}
         look = {"color": own.get("color", "currentColor"), "marker": own.get("marker", "o")}
-        return {"name": self.name, "kind": self.kind, **look, "hollow": own.get("markerfacecolor") == "none"}
+        if self.kind == "cross":
+            look["marker"] = "x"
+        hollow = self.kind == "open" or own.get("markerfacecolor") == "none"
+        return {"name": self.name, "kind": self.kind, **look, "hollow": hollow}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Picture:
         series: the curves.
         words: the picture in words, with its numbers; the text alternative.
         log_x, log_y: logarithmic axes.
-        x_limits: of the horizontal axis; None fits the curves.
+        x_limits, y_limits: of the axes; None fits the curves.
     """
 
     x_label: str
@@ -84,14 +88,15 @@ class Picture:
     log_x: bool = False
     log_y: bool = False
     x_limits: tuple[float, float] | None = None
+    y_limits: tuple[float, float] | None = None
 
     @property
     def axes(self) -> dict[str, "Axis"]:
         """The two axes, "x" and "y"."""
-        points = [s for s in self.series if s.kind in ("theory", "measured")]
+        points = [s for s in self.series if s.kind in ("theory", *MARKS)]
         return {
             "x": Axis(self.x_label, self.log_x, self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)),
-            "y": Axis(self.y_label, self.log_y, _limits([s.y for s in points], self.log_y, room=0.06)),
+            "y": Axis(self.y_label, self.log_y, self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)),
         }
 
     def svg(self) -> str:
@@ -185,8 +190,9 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.plot(series.x, series.y, color=_INK, linewidth=1.0, zorder=3, label=series.name)
     elif series.kind == "band":
         axes.fill_between(series.x, series.y, series.top, color=_INK, alpha=0.15, linewidth=0, label=series.name)
-    elif series.kind == "measured":
-        axes.plot(series.x, series.y, **style, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
+    elif series.kind in MARKS:
+        look = {"open": {"markerfacecolor": "none"}, "cross": {"marker": "x"}}.get(series.kind, {})
+        axes.plot(series.x, series.y, **style | look, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
     else:
         for x in series.x:
             axes.axvline(x, color=style.get("color", _INK), linestyle="--", linewidth=1.6, label=series.name)

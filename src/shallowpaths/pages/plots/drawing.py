@@ -63,8 +63,8 @@ def style_of(recipe: str) -> dict[str, Any]:
 
 
 def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure that pyplot does not keep, and its panels: up to three side by side, more of them two by two."""
-    columns = panels if panels <= 3 else 2
+    """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three."""
+    columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(
         figsize=(6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows), layout="constrained"
@@ -77,7 +77,8 @@ def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
 
 def predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
     """Draw what theory says, y over x, as the thin dark line that a prediction is in every figure."""
-    axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+    (line,) = axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+    line.set_in_layout(False)  # it may lead far out of the frame, where it is cut
 
 
 def draw_predictions(axes: Axes, lines: Iterable[Mapping[float, float]]) -> None:
@@ -104,6 +105,12 @@ def legend_beside(axes: Axes) -> None:
     """A legend on the right of the axes, where it covers no data."""
     axes.figure.set_size_inches(8.0, 4.0)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
+    """One legend for all panels, below them; a name that several panels have stands there once."""
+    handles = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 def blocks_on_log_axes(axes: Axes, by_blocks: Iterable[Iterable[int]], ylabel: str) -> None:
