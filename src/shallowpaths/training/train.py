@@ -99,7 +99,7 @@ def train_lanes(
     )
     size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}, on {device.type}"
     with (
-        _reproducible(first.seed),
+        _reproducible(first.seed, device),
         named_if_too_large(
             f"{'the run does' if lanes == 1 else f'{lanes} runs as lanes do'} not fit in memory: {size}"
         ),
@@ -239,8 +239,13 @@ def _progress_bar(title: str, times: Timetable, position: Position, progress: bo
 
 
 @contextlib.contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
-    """torch's random state follows from the seed within, and is what it was after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # for dropout: all else has its own generator
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random state follows from the seed within, and is what it was after: for dropout, all else has generators.
+
+    Of the CPU and the run's own device: torch.manual_seed, and fork_rng by itself, would start every GPU of the machine.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            getattr(torch, device.type).manual_seed(seed)
         yield
