@@ -37,6 +37,8 @@ RECIPES = [
     "zero-gamma",
     "fixup",
     "fixup-rescaling-only",
+    "fixup-multiplier-only",
+    "fixup-biases-only",
     "plain",
     "plain-batchnorm",
 ]

@@ -1,10 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from shallowpaths.networks import ResidualMLP, Scale, WideResNet, count_parameters
+from shallowpaths.measure import predicted_signal, signal_statistics
+from shallowpaths.networks import ResidualMLP, Scale, Shift, WideResNet, count_parameters
 from shallowpaths.recipes import NAMES, get_recipe
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import build
@@ -105,13 +107,80 @@ def test_he_initialization_in_float64():
             assert abs(ratio - 1) < 5 * math.sqrt(2 / count)
 
 
-def test_depth_rescaling_is_fixups_second_rule():
-    plain = ResidualMLP(36, 16, "unnormalized", layers_per_block=3, generator=generator(3))
-    fixup = ResidualMLP(36, 16, "fixup-rescaling-only", layers_per_block=3, generator=generator(3))
-    factor = 16 ** (-1 / 4)  # d^(-1/(2m-2)) with d = 16, m = 3
-    for a, b in zip(plain.blocks, fixup.blocks, strict=True):
-        for i, scale in enumerate((factor, factor, 1.0)):
-            torch.testing.assert_close(b.layers[i].weight, scale * a.layers[i].weight)
+FIXUP_NETWORKS = {  # with d, m, and Fixup's factor d^(-1/(2m-2)) on all but a branch's last layer
+    "convolutional": (lambda recipe: WideResNet(28, 2, recipe, generator=generator(3)), 12, 2, 12**-0.5),
+    "two layers": (lambda recipe: ResidualMLP(36, 64, recipe, generator=generator(3)), 16, 2, 16**-0.5),
+    "three layers": (
+        lambda recipe: ResidualMLP(36, 64, recipe, layers_per_block=3, generator=generator(3)), 16, 3, 16**-0.25,
+    ),
+}  # fmt: skip
+
+
+def shifts(module):
+    return [part for part in module.modules() if isinstance(part, Shift)]
+
+
+@pytest.mark.parametrize("which", FIXUP_NETWORKS)
+def test_fixup_is_what_its_authors_define(which):
+    """Zhang et al. 2019, section 4: rules 1, 2 and 3."""
+    make, blocks, layers, factor = FIXUP_NETWORKS[which]
+    network = make("fixup")
+    assert len(network.blocks) == blocks
+    assert not any(p.any() for p in network.head[-1].parameters())
+    for block in network.blocks:
+        assert len(block.layers) == layers
+        assert not block.layers[-1].weight.any()
+        for layer in block.layers[:-1]:
+            count, fan_in = layer.weight.numel(), layer.weight[0].numel()
+            ratio = layer.weight.double().square().mean().item() / (2 / fan_in * factor**2)
+            assert abs(ratio - 1) < 5 * math.sqrt(2 / count)  # chi-squared, 5 deviations
+        assert block.scale.alpha.shape == ()
+        assert block.scale.alpha.item() == 1
+        assert len(shifts(block)) == 2 * layers  # before each ReLU and before each layer; the shortcut reads the second
+        for preactivation in block.preactivations:
+            assert [type(part).__name__ for part in preactivation] == ["Shift", "ReLU", "Shift"]
+    assert len(shifts(network.head)) == 2  # before the last ReLU and before the classifier
+    assert len(shifts(network)) == 2 * layers * blocks + 2
+    assert all(shift.bias.shape == () and shift.bias.item() == 0 for shift in shifts(network))
+
+
+@pytest.mark.parametrize("which", FIXUP_NETWORKS)
+@pytest.mark.parametrize("part", ["zero-last", "rescaling", "multiplier", "biases"])
+def test_a_part_of_fixup_alone_is_unnormalized_but_for_that_part(which, part):
+    make, blocks, layers, factor = FIXUP_NETWORKS[which]
+    plain, network = make("unnormalized"), make(f"fixup-{part}-only")
+    added = {"multiplier": blocks, "biases": 2 * layers * blocks + 2}.get(part, 0)
+    assert count_parameters(network) == count_parameters(plain) + added
+    expected = dict(plain.named_parameters())
+    if part == "zero-last":
+        zeros = [network.head[-1], *(block.layers[-1] for block in network.blocks)]
+        assert not any(layer.weight.any() for layer in zeros)
+        changed = {id(layer.weight): 0.0 for layer in zeros}
+    elif part == "rescaling":
+        changed = {id(layer.weight): factor for block in network.blocks for layer in block.layers[:-1]}
+    else:
+        changed = {}
+    unlike = {"multiplier": ("alpha", 1.0), "biases": ("bias", 0.0)}
+    for name, parameter in network.named_parameters():
+        if name in expected:
+            assert torch.equal(parameter, expected.pop(name) * changed.get(id(parameter), 1.0)), name
+        else:
+            last, value = unlike[part]
+            assert name.endswith(last)
+            assert parameter.item() == value
+    assert not expected
+
+
+@pytest.mark.parametrize("which", FIXUP_NETWORKS)
+@pytest.mark.parametrize("recipe", ["fixup-multiplier-only", "fixup-biases-only"])
+def test_multipliers_and_biases_alone_begin_as_unnormalized(which, recipe):
+    """To the bit, as they start at 1 and at 0; `test_measure` holds both against the closed form."""
+    make = FIXUP_NETWORKS[which][0]
+    inputs = torch.randn(16, *((3, 8, 8) if which == "convolutional" else (64,)))
+    for of in (lambda network: signal_statistics(network, inputs), predicted_signal):
+        ours, theirs = of(make(recipe)), of(make("unnormalized"))
+        for name, value in vars(ours).items():
+            np.testing.assert_equal(value, getattr(theirs, name), err_msg=name)
 
 
 def test_two_recipes_share_their_weights_given_one_seed():

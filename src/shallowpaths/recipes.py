@@ -110,6 +110,8 @@ _RECIPES: dict[str, Recipe] = {
         replace(_FIXUP, name="fixup-rescaling-only", fixup=("depth rescaling",)),
         Recipe("plain", skip_path=False),
         replace(_BATCHNORM, name="plain-batchnorm", skip_path=False),
+        replace(_FIXUP, name="fixup-multiplier-only", fixup=("scalar multiplier",)),
+        replace(_FIXUP, name="fixup-biases-only", fixup=("scalar biases",)),
     )
 }
 NAMES: tuple[str, ...] = tuple(_RECIPES)

@@ -30,7 +30,13 @@ _COLOURS = {
 
 _FAMILIES = {
     "skipinit": ("regularized-skipinit", "skipinit-biases"),
-    "fixup": ("fixup-dropout", "fixup-zero-last-only", "fixup-rescaling-only"),
+    "fixup": (
+        "fixup-dropout",
+        "fixup-zero-last-only",
+        "fixup-rescaling-only",
+        "fixup-multiplier-only",
+        "fixup-biases-only",
+    ),
     "batchnorm": ("batchnorm-on-skip", "batchnorm-at-end", "zero-gamma", "plain-batchnorm"),
     "unnormalized": ("plain",),
 }
