@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from shallowpaths import data
 from shallowpaths.experiments.sweep import sweep
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.record import RunRecord
 from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import StepOptions
 from shallowpaths.training.train import train
@@ -17,6 +20,25 @@ SMALL = RunConfig(network="residual-mlp", depth=10, width=32, epochs=3, batch_si
 def test_the_same_config_gives_the_same_record_twice(recipe):
     config = SMALL.replace(recipe=recipe, validation=0.2)
     assert train(config, progress=False).result() == train(config, progress=False).result()
+
+
+def test_records_repeat_in_a_process_of_its_own():
+    """Whatever a process begins with, its own order of hashes included."""
+    program = """
+import shallowpaths as sp
+for recipe in ("batchnorm", "regularized-skipinit"):
+    config = sp.RunConfig(recipe=recipe, depth=10, steps=4, batch_size=128, validation=0.1, device="cpu")
+    print(sp.train(config, progress=False).to_json())
+"""
+    found = []
+    for hashes in "12":
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": hashes}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        found.append([RunRecord.from_json(line).result() for line in done.stdout.splitlines()])
+    assert [result["outcome"] for result in found[0]] == ["finished", "finished"]
+    assert found[0] == found[1]
 
 
 def test_another_seed_gives_another_record():
