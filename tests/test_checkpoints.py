@@ -83,6 +83,21 @@ def test_a_convolutional_run_resumes_too(tmp_path, monkeypatch):
 LANES = [RUN.replace(recipe="batchnorm", learning_rate=rate, seed=s) for rate, s in ((0.02, 0), (0.1, 0), (0.02, 1))]
 
 
+@pytest.mark.parametrize("alpha_rate", [0.25, 0.0])
+@pytest.mark.parametrize("recipe", ["skipinit-0.5", "fixup"])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_alphas_own_rate_outlives_an_interruption(tmp_path, monkeypatch, lanes, recipe, alpha_rate):
+    def train_all(configs, **more):
+        return [record.result() for record in train_lanes(configs, **{"progress": False} | more)]
+
+    configs = [RUN.replace(recipe=recipe, alpha_rate=alpha_rate, epochs=2, seed=seed) for seed in range(lanes)]
+    interrupt(monkeypatch, configs, tmp_path, 25, train_lanes)
+    resumed = train_all(configs, checkpoint_folder=tmp_path)
+    assert resumed == train_all(configs)
+    other = train_all([config.replace(alpha_rate=1.0) for config in configs])
+    assert resumed[0]["curve"] != other[0]["curve"], "the rate matters"
+
+
 @pytest.mark.parametrize("after", [1, 20, 45])
 def test_interrupted_lanes_end_bitwise_as_uninterrupted_ones(tmp_path, monkeypatch, after):
     configs = [*LANES, LANES[0].replace(learning_rate=1e30)]  # one that diverges

@@ -75,6 +75,12 @@ def test_bad_settings_are_refused_by_name(setting, value):
         RunConfig(**{setting: value})
 
 
+def test_a_rate_of_alpha_that_float32_does_not_hold_is_refused():
+    assert RunConfig(learning_rate=1e-3, alpha_rate=1e38).alpha_rate == 1e38
+    with pytest.raises(ValueError, match=r"learning_rate \* alpha_rate 4e\+38 must be .* below 3e\+38"):
+        RunConfig(learning_rate=2e38, alpha_rate=2.0)
+
+
 def test_effective_rate_is_the_papers():
     config = RunConfig.at_effective_rate(0.5, momentum=0.9)
     assert config.learning_rate == pytest.approx(0.05)

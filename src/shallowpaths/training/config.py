@@ -99,6 +99,8 @@ class RunConfig:
         checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
         for name in ("l2", "alpha_rate"):
             checks.number(name, getattr(self, name), at_least=0, below=FLOAT32_ALMOST_LARGEST)
+        of_alpha = self.learning_rate * self.alpha_rate  # a GPU takes no rate that float32 does not hold
+        checks.number("learning_rate * alpha_rate", of_alpha, at_least=0, below=FLOAT32_ALMOST_LARGEST)
         for name in ("momentum", "dropout", "validation"):
             checks.number(name, getattr(self, name), at_least=0, below=1)
         for name in ("l2_on_scalars", "augment"):
