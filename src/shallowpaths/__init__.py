@@ -25,12 +25,13 @@ _ROOMS = {
     "experiments.plans": ("Plan", "read_plan"),
     "experiments.store": ("Store", "load_records", "shipped_records"),
     "experiments.records": ("best_rate", "group_by", "rate_reaching", "summarise"),
+    "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),
     "networks": ("GhostBatchNorm", "ResidualMLP", "WideResNet", "count_parameters"),
     "recipes": ("Recipe", "get_recipe"),
     "theory.depth": ("blocks_of",),
     "pages.chapter": ("start_chapter",),
-    "pages.tables": ("table",),
+    "pages.tables": ("paper_table", "table"),
 }
 _WHERE = {name: room for room, names in _ROOMS.items() for name in names}
 _WHOLE = {"plots": "pages.plots", "explorers": "pages.explorers"} | {

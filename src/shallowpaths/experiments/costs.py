@@ -46,13 +46,17 @@ def operations_per_image(config: RunConfig) -> float:
     return first + config.blocks * per_block
 
 
+def operations(config: RunConfig) -> float:
+    """Floating-point operations of all training steps of a run."""
+    return BACKWARD * steps_of(config) * config.batch_size * operations_per_image(config)
+
+
 def work(config: RunConfig) -> float:
     """Operations of a whole run, those included that its steps' blocks cost by being started at all.
 
     Relative: two runs compare by it on any device. `predict` turns it into seconds where seconds are asked for.
     """
-    steps = steps_of(config)
-    return BACKWARD * steps * (config.batch_size * operations_per_image(config) + config.blocks * OVERHEAD)
+    return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,7 @@ def predict(configs: Iterable[RunConfig]) -> Prediction:
     listed = list(configs)
     device = resolve_device(listed[0].device if listed else "auto")
     seconds = sum(_seconds(c) for c in listed)
-    operations = sum(BACKWARD * steps_of(c) * c.batch_size * operations_per_image(c) for c in listed)
-    return Prediction(len(listed), operations, seconds, device.type)
+    return Prediction(len(listed), sum(map(operations, listed)), seconds, device.type)
 
 
 def describe_costs(configs: Iterable[RunConfig]) -> str:

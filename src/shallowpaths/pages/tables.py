@@ -7,6 +7,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from shallowpaths.experiments.tables import PAPER_COLUMNS, paper_rows
+from shallowpaths.training.record import RunRecord
+
 _NUMBER = re.compile(r"[-+−]?[\d.]+(e[-+]?\d+)?( ± [\d.]+)?|–|inf|nan")
 
 
@@ -46,3 +49,8 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3
     if not listed or any(len(row) != len(headers) for row in listed):
         raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
     return Table(tuple(listed), tuple(headers))
+
+
+def paper_table(records: Iterable[RunRecord]) -> Table:
+    """The paper's depth table with these records beside it; see `experiments.paper.beside_paper`."""
+    return table(paper_rows(records), PAPER_COLUMNS)
