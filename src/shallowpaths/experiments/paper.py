@@ -9,8 +9,6 @@ from shallowpaths.training.record import RunRecord
 
 GUESSING = math.log(10)  # the loss of "each of the ten classes is as likely"
 TRAINS_BELOW = 0.9 * GUESSING  # the training loss below which a run trains, everywhere in this book
-POORLY = 0.05  # so far below SkipInit, which has no normalization either, that it trains, but poorly
-REFERENCE = "skipinit"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Comparison:
         runs: ours, at every rate and seed.
         best: their best rate, chosen on the validation split where there is one; None without runs.
         point: what the runs at the best rate say together; None where none trained.
-        outcome: of ours: "trains", "poorly" (more than POORLY below SkipInit(0) at that depth), "does not train" or "not run".
+        outcome: of ours: "trains", "does not train" (at no rate) or "not run".
     """
 
     published: Published
@@ -87,7 +85,7 @@ class Comparison:
     @property
     def expected(self) -> str:
         """The paper's outcome, in the same words."""
-        return _outcome(self.published.accuracy, published(REFERENCE, self.published.depth).accuracy)
+        return "does not train" if self.published.accuracy is None else "trains"
 
     @property
     def verdict(self) -> str:
@@ -116,13 +114,7 @@ def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
         ValueError: records of one cell differ in another setting.
     """
     listed = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
-    mine = {cell: [r for r in listed if _belongs(r, cell)] for cell in TABLE}
-    chosen = {cell: _chosen(runs) for cell, runs in mine.items()}
-    reference = {cell.depth: chosen[cell][1] for cell in TABLE if cell.recipe == REFERENCE and cell.l2}
-    return [
-        Comparison(cell, tuple(mine[cell]), *chosen[cell], _our_outcome(mine[cell], chosen[cell][1], reference[cell.depth]))
-        for cell in TABLE
-    ]
+    return [_compared(cell, tuple(r for r in listed if _belongs(r, cell))) for cell in TABLE]
 
 
 def trains(record: RunRecord) -> bool:
@@ -135,24 +127,13 @@ def _belongs(record: RunRecord, cell: Published) -> bool:
     return (config.recipe, config.l2 > 0, config.depth) == (cell.recipe, cell.l2, cell.depth)
 
 
-def _chosen(runs: list[RunRecord]) -> tuple[BestRate | None, Point | None]:
-    """The best rate, and what the runs at it come to if they train."""
+def _compared(cell: Published, runs: tuple[RunRecord, ...]) -> Comparison:
+    """The best rate of a cell's runs, and what the runs at it come to if they train."""
     if not runs:
-        return None, None
+        return Comparison(cell, runs, None, None, "not run")
     best = best_rate(runs, validation_error if all(r.config.validation for r in runs) else final_train_loss)
-    if best.effective_rate is None:
-        return best, None
-    point = summarise(r for r in runs if r.config.effective_learning_rate == best.effective_rate)
-    return best, point if point.train_loss < TRAINS_BELOW else None
-
-
-def _our_outcome(runs: list[RunRecord], point: Point | None, reference: Point | None) -> str:
-    if not runs:
-        return "not run"
-    return _outcome(point and point.accuracy, reference and reference.accuracy)
-
-
-def _outcome(accuracy: float | None, reference: float | None) -> str:
-    if accuracy is None:
-        return "does not train"
-    return "poorly" if reference is not None and accuracy < reference - POORLY else "trains"
+    at_best = [r for r in runs if r.config.effective_learning_rate == best.effective_rate]
+    point = summarise(at_best) if at_best else None
+    if point is None or not point.train_loss < TRAINS_BELOW:
+        return Comparison(cell, runs, best, None, "does not train")
+    return Comparison(cell, runs, best, point, "trains")

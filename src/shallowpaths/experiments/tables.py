@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from shallowpaths.experiments.paper import DEPTHS, Comparison, beside_paper
+from shallowpaths.experiments.paper import Comparison, beside_paper
 from shallowpaths.experiments.records import (
     BestRate,
     Point,
@@ -127,12 +127,14 @@ def describe_run(record: RunRecord) -> str:
 
 
 def _beside_paper(records: list[RunRecord]) -> str:
-    """The paper's table beside the records, where they are a study of it: Wide-ResNets at a depth of the table, each cell one."""
-    study = [r for r in records if r.config.network == "wide-resnet" and r.config.depth in DEPTHS]
-    cells = {(r.config.recipe, r.config.depth, r.config.l2 > 0) for r in study}
-    if len({r.config.recipe for r in study}) < 2 or len(by_setting(study)) > len(cells):
+    """The paper's table beside the records, where they are a study of it: of several of its rows, one setting a cell."""
+    try:
+        cells = beside_paper(records)
+    except ValueError:  # a cell has runs of several settings
         return ""
-    return "\n\n" + tabulate(paper_rows(study), PAPER_COLUMNS, disable_numparse=True) + "\n" + STAR
+    if len({cell.published.method for cell in cells if cell.runs}) < 2:
+        return ""
+    return "\n\n" + tabulate(map(_paper_row, cells), PAPER_COLUMNS, disable_numparse=True) + "\n" + STAR
 
 
 def _budget(config: RunConfig) -> str:

@@ -109,6 +109,8 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
     signal: of a network without normalization. inputs: features, of second moment 1. scalars: whether each branch has one that is
     trained. Raises ValueError for a network with normalization, whose gradients are others.
     """
+    if not isinstance(signal, Signal):
+        raise TypeError(f"signal {signal!r} must be what theory.signal returns")
     if signal.normalization != "none":
         raise ValueError(f"normalization {signal.normalization!r}: the kernel is known without normalization only")
     whole("width", width)
