@@ -331,6 +331,17 @@ def test_records_of_nothing_are_refused(tmp_path):
     assert (result.exit_code, "holds no record yet" in result.output) == (2, True)
 
 
+def test_the_packages_own_records_are_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = invoke("records", "shipped").output
+    for name in ("cpu-depth", "quick-depth"):
+        assert f"{name}\n{'=' * len(name)}\n" in shown
+    assert "cifar10-16x16, wide-resnet of width 1, batch 64, 10 epochs at 16 layers" in shown
+    assert "verdict" in shown
+    (tmp_path / "shipped").mkdir()  # a folder of the reader's comes first
+    assert "shipped has no records.jsonl" in invoke("records", "shipped").output
+
+
 def test_train_takes_a_budget_in_steps():
     result = invoke("train", *QUICK[:6], "--steps", "3", "--device", "cpu")
     assert (result.exit_code, " 3 steps" in result.output) == (0, True)
@@ -346,6 +357,7 @@ def test_train_takes_a_budget_in_steps():
         (["sweep"], "shallowpaths sweep: Missing argument 'PLAN'"),
         (["trian"], "shallowpaths: No such command 'trian'"),
         (["--no-such-option"], "shallowpaths: No such option"),
+        (["records", "nowhere"], "shallowpaths records: nowhere is not there: give a sweep's folder or file, or \"shipped\""),
         (["records", os.devnull], f"shallowpaths records: {os.devnull} is no plain file"),
         (["bench", "--output", os.devnull], f"shallowpaths bench: --output {os.devnull} is no plain file"),
     ],

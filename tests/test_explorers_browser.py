@@ -3,6 +3,7 @@
 On a page of their own, so that the book need not be built: the same HTML, script, style and libraries as in the book.
 """
 
+import math
 import statistics
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import browser as browsers
 from building import vendoring
+from made_records import record
 from shallowpaths.pages import explorers
 
 pytestmark = pytest.mark.slow
@@ -157,6 +159,29 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(tab, folder, width):
     assert tab.evaluate(colours) == ["rgb(206, 214, 221)"] * 3
     strokes = "[...document.querySelectorAll('.explorer-picture svg [stroke=currentColor]')].length"
     assert tab.evaluate(strokes) >= 3
+
+
+def test_what_trains_is_told_from_what_does_not_by_its_marks(tab, folder):
+    """Filled, hollow and crossed marks, each with its entry in the legend; asking for more turns filled ones hollow."""
+    runs = [
+        record(rate, loss=loss, accuracy=1 - loss / 2.5, depth=depth, recipe=recipe)
+        for recipe in ("skipinit", "batchnorm")
+        for depth in (16, 100)
+        for rate, loss in ((0.01, 0.5), (0.02, 2.0), (0.04, math.inf))
+    ]
+    explorer = explorers.trainability_explorer(runs, {"skipinit": {"border": {16: 0.3, 100: 1e-30}}})
+    (folder / "map.html").write_text(PAGE.format(explorer.html()))
+    tab.open(folder / "map.html", 390)
+    legend = "[...document.querySelectorAll('.explorer-legend li')].map(entry => entry.textContent)"
+    assert tab.evaluate(legend) == ["border", "skipinit: 50 % or more", "less", "diverged"]
+    before = shown(tab, 0)
+    tab.evaluate(f"{SLIDER.format(0, 'test accuracy')}.focus()")
+    tab.tab.keyboard.press("End")
+    after = changed(tab, 0, before)
+    assert after[1].startswith("skipinit, at least 90 % of test images right: at depth 16 at no rate")
+    assert tab.evaluate(legend) == ["border", "less", "diverged"]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.errors == []
 
 
 def test_an_explorer_without_a_width_is_drawn_once_it_has_one(tab, folder):

@@ -8,6 +8,7 @@ from made_records import record
 from shallowpaths.experiments import paper, tables
 from shallowpaths.experiments.store import SHIPPED, load_records, shipped_records
 from shallowpaths.pages.tables import paper_table
+from shallowpaths.training.train import train
 
 
 def cell_of(records, recipe, depth, l2=True):
@@ -115,6 +116,20 @@ def test_the_quick_table_agrees_with_the_paper(seed):
     assert len(verdicts) == 18
     assert verdicts.pop(("divide-sqrt2", 100, True)) == "differs"
     assert set(verdicts.values()) == {"reproduced"}
+
+
+def test_a_shipped_record_is_what_its_config_gives_again():
+    """The shortest that was trained to its end: the same curve, where torch and the processor's vector units are the same."""
+    shipped = min((r for r in shipped_records("quick-depth") if r.outcome == "finished"), key=lambda r: r.seconds)
+    again = train(shipped.config, progress=False)
+    here = again.device_name.rpartition(",")[0], again.versions["torch"]
+    if here != (shipped.device_name.rpartition(",")[0], shipped.versions["torch"]):
+        pytest.skip(f"made by another kind of machine: {shipped.device_name}, torch {shipped.versions['torch']}")
+    assert len(again.curve) == len(shipped.curve) > 1
+    for ours, theirs in zip(again.curve, shipped.curve, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert again.test_accuracy == shipped.test_accuracy
+    assert again.data_checksum == shipped.data_checksum
 
 
 def test_load_records_reads_what_is_shipped(tmp_path):
