@@ -172,7 +172,7 @@ def test_what_trains_is_told_from_what_does_not_by_its_marks(tab, folder):
     explorer = explorers.trainability_explorer(runs, {"skipinit": {"border": {16: 0.3, 100: 1e-30}}})
     (folder / "map.html").write_text(PAGE.format(explorer.html()))
     tab.open(folder / "map.html", 390)
-    legend = "[...document.querySelectorAll('.explorer-legend li')].map(entry => entry.textContent)"
+    legend = "[...document.querySelectorAll('.explorer-legend li')].map(entry => entry.lastChild.textContent)"
     assert tab.evaluate(legend) == ["border", "skipinit: 50 % or more", "less", "diverged"]
     before = shown(tab, 0)
     tab.evaluate(f"{SLIDER.format(0, 'test accuracy')}.focus()")
