@@ -70,7 +70,7 @@ def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, i
             axes.axhline(10, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
             axes.set(title=f"{depth} layers", xlabel="effective learning rate")
             axes.set_xscale("log", base=2)
-        panels[0].set_ylabel("test accuracy, %")
+        panels[0].set(ylabel="test accuracy, %", yticks=range(0, 101, 20))
         legend_below(figure, panels, 3)
         figure.set_size_inches(9.4, 5.4)
         return figure
