@@ -170,9 +170,10 @@ def rate_by_alpha_rate(
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
-        for depth, colour, marker in zip(depths, itertools.cycle(_BY_DEPTH), itertools.cycle("os^D"), strict=False):
+        looks = zip(depths, itertools.cycle(_BY_DEPTH), itertools.cycle("os^D"), itertools.count(10, -2), strict=False)
+        for depth, colour, marker, size in looks:  # smaller ones in front: marks on one spot can be told apart
             mine = {factor: rate for (n, factor), rate in stable.items() if n == depth and rate is not None}
-            marks = {"color": colour, "marker": marker, "linestyle": "none", "markersize": 7}
+            marks = {"color": colour, "marker": marker, "linestyle": "none", "markersize": max(size, 4)}
             axes.plot(list(mine), list(mine.values()), **marks, label=f"{depth} layers: largest that trains")
         for depth, dash in zip(depths, itertools.cycle(("-", "--", "-.", ":")), strict=False):
             line = dict(sorted(predicted[depth].items()))
