@@ -71,6 +71,16 @@ def test_a_chapter_takes_profile_seed_and_device(path):
     assert values == {"profile": None, "seed": 0, "device": None}
 
 
+def test_the_diff_of_the_chapter_on_skipinit_is_the_code_that_it_runs():
+    cells = nbformat.read(ROOT / "book" / "04_skipinit.ipynb", as_version=4).cells
+    text, code = (next(cell.source for cell in cells if cell.id == name) for name in ("diff-text", "diff-run"))
+    lines = text.partition("```diff\n")[2].partition("```")[0].splitlines()
+    for side in "-+":
+        block = "\n".join(line[1:].rstrip() for line in lines if line[:1] in (side, " "))
+        unspaced = [line for line in code.splitlines() if line]
+        assert "\n".join(line for line in block.splitlines() if line) in "\n".join(unspaced)
+
+
 @pytest.fixture(scope="module")
 def outcomes():
     """Every chapter with both seeds, through the function that `make book` uses: what did not change is not run again."""

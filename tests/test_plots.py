@@ -223,6 +223,25 @@ def test_rates_at_which_nothing_trains_are_drawn_too(draw):
     assert draw(diverged, guessing=2.3).svg().startswith(b"<?xml")
 
 
+def test_rates_by_alpha_rate_are_drawn_with_their_prediction():
+    def record(depth, factor, rate, stable):
+        config = RunConfig(recipe="skipinit", depth=depth, alpha_rate=factor, learning_rate=rate)
+        curve = [{"epoch": 1, "learning_rate": rate, "train_loss": 1.0, "train_accuracy": 0.9}]
+        if not stable:
+            return RunRecord(config, "diverged", [], diverged_step=1)
+        return RunRecord(config, "finished", curve, test_accuracy=0.9, test_loss=0.5)
+
+    made = [record(n, f, r, r * f < 0.5) for n in (16, 100) for f in (1, 4) for r in (0.1, 0.2, 0.4)]
+    predicted = {16: {1: 4.5, 4: 1.1}, 100: {1: 4.0, 4: 1.0}}
+    figure = plots.rate_by_alpha_rate(made, guessing=2.3, predicted=predicted)
+    drawn = dict(line_data(figure.light.axes[0]))
+    assert drawn["100 layers: largest that trains"] == pytest.approx([4, 1])
+    assert drawn["16 layers: predicted"].tolist() == [4.5, 1.1]
+    assert "100 layers, factor 4: 1 (predicted 1)" in figure.alt
+    with pytest.raises(ValueError, match="no prediction for 16"):
+        plots.rate_by_alpha_rate(made, guessing=2.3, predicted={})
+
+
 def test_a_diverged_run_is_said_and_drawn():
     figure = plots.training_curves(runs(rates=(0.05,), sizes=(16,), depths=(100,)), guessing=2.3)
     assert "diverged at step 1" in figure.alt

@@ -29,6 +29,25 @@ def test_a_recipe_without_scalar_has_no_alpha():
     assert get_recipe("batchnorm").initial_alpha(10) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "formula", "start"),
+    [
+        ("unnormalized", "x + f(x)", ""),
+        ("batchnorm", "x + f(BN(x))", ""),
+        ("batchnorm-on-skip", "BN(x + f(BN(x)))", ""),
+        ("zero-gamma", "x + γ BN(f(BN(x)))", "γ = 0"),
+        ("skipinit", "x + α f(x)", "α = 0"),
+        ("skipinit-1/sqrt(d)", "x + α f(x)", "α = 1/√d"),
+        ("divide-sqrt2", "(x + f(x)) / √2", ""),
+        ("fixup", "x + m f(x + b)", "last layer 0, others / √d, m = 1, b = 0"),
+        ("fixup-rescaling-only", "x + f(x)", "others / √d"),
+        ("plain", "f(x)", ""),
+    ],
+)
+def test_a_recipe_says_what_its_block_computes(name, formula, start):
+    assert (get_recipe(name).block_formula, get_recipe(name).start) == (formula, start)
+
+
 def test_which_recipes_start_as_the_identity():
     names = {name for name in NAMES if get_recipe(name).starts_as_identity}
     skipinit_at_zero = {"skipinit", "regularized-skipinit", "skipinit-biases"}

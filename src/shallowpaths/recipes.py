@@ -85,6 +85,32 @@ class Recipe:
             return None
         return 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else float(self.alpha)
 
+    @property
+    def block_formula(self) -> str:
+        """What a block computes, in one line: f is the branch, BN a batch normalization (inside f the others are not shown).
+
+        α is SkipInit's scalar, m Fixup's multiplier, b its biases, γ the scale of the branch's last BN.
+        """
+        inside = "x + b" if "scalar biases" in self.fixup else "x"
+        branch = f"f(BN({inside}))" if self.normalizes_branch else f"f({inside})"
+        if self.zero_gamma:
+            branch = f"γ BN({branch})"
+        factor = "m " if "scalar multiplier" in self.fixup else "α " if self.alpha is not None else ""
+        total = f"x + {factor}{branch}" if self.skip_path else factor + branch
+        if self.output_scale != 1:
+            divisor = 1 / self.output_scale**2
+            total = f"({total}) / √{divisor:.4g}"
+        return f"BN({total})" if self.normalizes_skip else total
+
+    @property
+    def start(self) -> str:
+        """What is special about a block's scalars and weights at initialization, in words; d is the number of blocks."""
+        parts = dict(zip(FIXUP_PARTS, ("last layer 0", "others / √d", "m = 1", "b = 0"), strict=True))
+        alpha = "1/√d" if self.alpha == ONE_OVER_SQRT_BLOCKS else self.alpha if self.alpha is None else f"{self.alpha:g}"
+        notes = [None if alpha is None else f"α = {alpha}", "γ = 0" if self.zero_gamma else None]
+        notes += [words for part, words in parts.items() if part in self.fixup]
+        return ", ".join(note for note in notes if note)
+
 
 _SKIPINIT = Recipe("skipinit", alpha=0.0)
 _FIXUP = Recipe("fixup", fixup=FIXUP_PARTS)

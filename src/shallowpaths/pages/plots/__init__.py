@@ -4,7 +4,12 @@ from shallowpaths.pages.plots.depth import accuracy_by_rate, trainability_map
 from shallowpaths.pages.plots.drawing import style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.pages.plots.paths import path_length_by_blocks, path_lengths
-from shallowpaths.pages.plots.rates import loss_by_rate, loss_by_rate_per_example, rate_by_batch_size
+from shallowpaths.pages.plots.rates import (
+    loss_by_rate,
+    loss_by_rate_per_example,
+    rate_by_alpha_rate,
+    rate_by_batch_size,
+)
 from shallowpaths.pages.plots.signals import (
     overflow_by_format,
     share_by_blocks,
@@ -16,7 +21,7 @@ from shallowpaths.pages.plots.training import accuracy_by_depth, alphas_by_block
 
 __all__ = [
     "BookFigure", "accuracy_by_depth", "accuracy_by_rate", "alphas_by_block", "loss_by_rate", "loss_by_rate_per_example",
-    "overflow_by_format",
-    "path_length_by_blocks", "path_lengths", "rate_by_batch_size", "share_by_blocks", "signal_by_block", "signal_panels",
-    "style_of", "trainability_map", "training_curves", "values_by_block",
+    "overflow_by_format", "path_length_by_blocks", "path_lengths", "rate_by_alpha_rate", "rate_by_batch_size",
+    "share_by_blocks", "signal_by_block", "signal_panels", "style_of", "trainability_map", "training_curves",
+    "values_by_block",
 ]  # fmt: skip

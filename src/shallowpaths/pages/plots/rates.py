@@ -11,6 +11,7 @@ from shallowpaths.experiments.records import best_rate, group_by, summarise
 from shallowpaths.pages.plots.drawing import (
     CROSS,
     all_records,
+    check_predicted,
     legend_beside,
     new_axes,
     panels_beside,
@@ -24,6 +25,7 @@ from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
+_BY_DEPTH = ("#009E73", "#D55E00", "#0072B2", "#CC79A7")  # Okabe and Ito's, for depths instead of recipes
 LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the panels
 
 
@@ -150,6 +152,47 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
         for (name, size), by_rate in losses.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
+
+
+def rate_by_alpha_rate(
+    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[int, Mapping[float, float]]
+) -> BookFigure:
+    """The largest stable effective learning rate against `alpha_rate`, marks of one colour for each depth, and the prediction.
+
+    Args:
+        guessing: a run that ends with a training loss above it counts as unstable.
+        predicted: by depth, for each alpha_rate the rate beyond which the scalars are too large.
+    """
+    groups = group_by(all_records(records), "depth", "alpha_rate")
+    stable = {key: best_rate(runs, stable_below=guessing).largest_stable for key, runs in sorted(groups.items())}
+    depths = sorted({depth for depth, _ in stable})
+    check_predicted(dict.fromkeys(depths), predicted)
+
+    def draw() -> Figure:
+        figure, (axes,) = new_axes(1)
+        looks = zip(depths, itertools.cycle(_BY_DEPTH), itertools.cycle("os^D"), itertools.count(10, -2), strict=False)
+        for depth, colour, marker, size in looks:  # smaller ones in front: marks on one spot can be told apart
+            mine = {factor: rate for (n, factor), rate in stable.items() if n == depth and rate is not None}
+            marks = {"color": colour, "marker": marker, "linestyle": "none", "markersize": max(size, 4)}
+            axes.plot(list(mine), list(mine.values()), **marks, label=f"{depth} layers: largest that trains")
+        for depth, dash in zip(depths, itertools.cycle(("-", "--", "-.", ":")), strict=False):
+            line = dict(sorted(predicted[depth].items()))
+            predict(axes, list(line), list(line.values()), label=f"{depth} layers: predicted", linestyle=dash)
+        axes.set(xlabel="factor on the rate of α", ylabel="effective learning rate")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        legend_beside(axes)
+        return figure
+
+    said = "; ".join(
+        f"{depth} layers, factor {factor:g}: {rate_words(rate)}" + _predicted_words(predicted[depth], factor)
+        for (depth, factor), rate in stable.items()
+    )
+    return BookFigure(draw, f"Largest stable effective learning rate by the factor on alpha's rate. {said}.")
+
+
+def _predicted_words(line: Mapping[float, float], factor: float) -> str:
+    return f" (predicted {line[factor]:.3g})" if factor in line else ""
 
 
 def _loss_by_rate(runs: Iterable[RunRecord]) -> dict[float, float]:
