@@ -431,16 +431,6 @@ def test_largest_stable_rate_separates_decay_from_growth():
         assert ends[1] > 10
 
 
-def test_at_the_largest_rate_of_scalars_they_reach_one_over_sqrt_d():
-    """A constant gradient, momentum 0.9: after its memory of ten steps a scalar has gone about the effective rate times it."""
-    for blocks, factor in ((6, 1.0), (498, 10.0)):
-        rate = float(theory.largest_rate_of_scalars(blocks, 0.3, factor))
-        alpha = rate * factor * 0.3
-        assert alpha == pytest.approx(blocks**-0.5)
-        assert (1 + alpha**2) ** blocks <= np.e
-    assert theory.largest_rate_of_scalars([4, 16], 0.5) == pytest.approx([1, 0.5])
-
-
 def test_learning_rate_regimes_meet_at_the_crossover():
     crossover = theory.crossover_batch_size(0.01, 2.56)
     assert crossover == pytest.approx(256)
