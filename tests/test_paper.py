@@ -91,6 +91,12 @@ def test_records_say_on_what_they_stand():
         tables.stands_on([])
 
 
+def test_runs_of_one_depth_with_several_budgets_are_all_told_of():
+    runs = [record(epochs=2, recipe="fixup"), record(epochs=10), record(steps=7), record(depth=100, epochs=1)]
+    for order in (runs, runs[::-1]):
+        assert "10 epochs or 2 epochs or 7 steps at 16 layers, 1 epoch at 100 layers" in tables.stands_on(order)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_records_belong_to_their_plan_and_are_whole(name):
     from shallowpaths.experiments.plans import read_plan

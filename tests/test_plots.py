@@ -240,6 +240,8 @@ def test_rates_by_alpha_rate_are_drawn_with_their_prediction():
     assert "100 layers, factor 4: 1 (predicted 1)" in figure.alt
     with pytest.raises(ValueError, match="no prediction for 16"):
         plots.rate_by_alpha_rate(made, guessing=2.3, predicted={})
+    with pytest.raises(ValueError, match="alpha_rate 0 has no place"):
+        plots.rate_by_alpha_rate([*made, record(16, 0, 0.1, True)], guessing=2.3, predicted=predicted)
 
 
 def test_a_diverged_run_is_said_and_drawn():

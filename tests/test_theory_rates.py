@@ -41,6 +41,11 @@ def test_the_kernel_in_closed_form():
     assert kernel(2000) == np.inf
 
 
+@pytest.mark.parametrize("options", [{"alpha": 1e200}, {"alpha": 0.0, "output_scale": 2.0}])
+def test_a_kernel_beyond_float64_is_infinite_and_not_nan(options):
+    assert theory.tangent_kernel(theory.signal(2000, **options), 32, 64, scalars=True) == np.inf
+
+
 def test_the_kernel_refuses_normalization_and_bad_sizes():
     with pytest.raises(ValueError, match="normalization 'branch'"):
         theory.tangent_kernel(theory.signal(4, normalization="branch"), 8, 8)

@@ -88,7 +88,7 @@ def stands_on(records: Iterable[RunRecord]) -> str:
     listed = list(records)
     if not listed:
         raise ValueError("there is no record to tell of")
-    budgets = {r.config.depth: f"{_budget(r.config)} at {r.config.depth} layers" for r in listed}
+    by_depth = sorted(group_by(listed, "depth").items())
     told = {
         "data": {r.config.data for r in listed},
         "network": {f"{r.config.network} of width {r.config.width}, batch {r.config.batch_size}" for r in listed},
@@ -97,7 +97,7 @@ def stands_on(records: Iterable[RunRecord]) -> str:
     }
     words = ["; ".join(sorted(values)) for values in told.values()]
     hours = sum(r.seconds for r in listed) / 3600
-    epochs = ", ".join(budgets[depth] for depth in sorted(budgets))
+    epochs = ", ".join(f"{_budgets(runs)} at {depth} layers" for (depth,), runs in by_depth)
     return f"{', '.join(words[:2])}, {epochs}, {words[2]}, {len(listed)} runs of {hours:.1f} hours in all on {words[3]}"
 
 
@@ -135,6 +135,12 @@ def _beside_paper(records: list[RunRecord]) -> str:
     if len({cell.published.method for cell in cells if cell.runs}) < 2:
         return ""
     return "\n\n" + tabulate(map(_paper_row, cells), PAPER_COLUMNS, disable_numparse=True) + "\n" + STAR
+
+
+def _budgets(runs: list[RunRecord]) -> str:
+    """Every budget that some of the runs have, the longest first."""
+    configs = sorted((r.config for r in runs), key=lambda c: (c.steps is not None, -(c.steps or c.epochs)))
+    return " or ".join(dict.fromkeys(map(_budget, configs)))
 
 
 def _budget(config: RunConfig) -> str:

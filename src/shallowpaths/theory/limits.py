@@ -106,8 +106,9 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
     The largest eigenvalue of the loss's Hessian at initialization is at most this over the number of classes, while each class
     is as likely: about reached where all inputs look alike. ``largest_stable_rate`` turns it into a rate.
 
-    signal: of a network without normalization. inputs: features, of second moment 1. scalars: whether each branch has one that is
-    trained. Raises ValueError for a network with normalization, whose gradients are others.
+    signal: of a network without normalization; nor of Fixup, whose zeros it does not tell from alpha = 0. inputs: features, of
+    second moment 1. scalars: whether each branch has one that is trained. Raises ValueError for a network with normalization,
+    whose gradients are others.
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"signal {signal!r} must be what theory.signal returns")
@@ -117,10 +118,10 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
     whole("inputs", inputs)
     flag("scalars", scalars)
     entering = width / 2 if signal.activation == "relu" else width
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         power = signal.gradient_second_moment * signal.input_second_moment
-        branches = (signal.path_probability * power).sum() * signal.layers_per_block * entering
-        of_scalars = ((1 - signal.path_probability) * power).sum() if scalars else 0.0
+        branches = _shares_of(power, signal.path_probability).sum() * signal.layers_per_block * entering
+        of_scalars = _shares_of(power, 1 - signal.path_probability).sum() if scalars else 0.0
         ends = signal.output_second_moment[-1] * entering + 1 + signal.gradient_second_moment[0] * inputs
         return float(ends + branches + of_scalars)
 
@@ -136,6 +137,11 @@ def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: Arra
     """
     at_least_one = numbers("blocks", blocks, at_least=1)
     return 1 / (numbers("factor", factor, above=0) * np.sqrt(at_least_one) * numbers("gradient", gradient, above=0))
+
+
+def _shares_of(power: Array, shares: Array) -> Array:
+    """shares * power; nothing of an infinite power is nothing."""
+    return np.where(shares > 0, shares * power, 0.0)
 
 
 def _momentum(momentum: float) -> float:

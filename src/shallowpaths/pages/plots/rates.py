@@ -162,10 +162,15 @@ def rate_by_alpha_rate(
     Args:
         guessing: a run that ends with a training loss above it counts as unstable.
         predicted: by depth, for each alpha_rate the rate beyond which the scalars are too large.
+
+    Raises:
+        ValueError: no record, one with alpha_rate 0, or a depth without a prediction.
     """
     groups = group_by(all_records(records), "depth", "alpha_rate")
     stable = {key: best_rate(runs, stable_below=guessing).largest_stable for key, runs in sorted(groups.items())}
     depths = sorted({depth for depth, _ in stable})
+    if any(factor == 0 for _, factor in stable):
+        raise ValueError("alpha_rate 0 has no place on a logarithmic axis: leave runs with frozen scalars out")
     check_predicted(dict.fromkeys(depths), predicted)
 
     def draw() -> Figure:
