@@ -77,6 +77,13 @@ def test_what_the_book_does_not_find_is_a_verdict_that_it_stands_by(chapter):
     assert '<td data-label="verdict" class="differs">differs</td>' in shown["text/html"]
 
 
+def test_missing_data_confirm_no_difference(chapter):
+    with pytest.raises(ValueError, match="claim Z1: what is not finite was not measured"):
+        chapter.check("Z1", predicted=0, measured=math.nan, tolerance=1, part=2)
+    with pytest.raises(ValueError, match="holds of claim X1 None"):
+        chapter.check_true("X1", holds=None, measured="", part=2)
+
+
 def test_what_is_found_after_all_stops_the_chapter_too(chapter, capsys):
     chapter.check_true("Z1", holds=True, measured="yes", part=2)
     with pytest.raises(ClaimFailed, match="Z1 holds: 2 is enough"):

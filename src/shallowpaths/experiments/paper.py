@@ -73,7 +73,7 @@ class Comparison:
         runs: ours, at every rate and seed.
         best: their best rate, chosen on the validation split where there is one; None without runs.
         point: what the runs at the best rate say together; None where none trained.
-        outcome: of ours: "trains", "does not train" (at no rate) or "not run".
+        outcome: of ours: "trains", "does not train" (at no rate with all its seeds) or "not run".
     """
 
     published: Published

@@ -82,7 +82,7 @@ class BestRate:
         as_good: smallest and largest effective rate whose mean lies within one standard error of the best.
         largest_stable: going up from the best rate, the last one before the first at which a run is not stable; None if
             no rate trained. Rates below the best are not asked: a run that is only slow is not unstable.
-        on_edge: "low" or "high" if the best rate is the grid's end: the true optimum may lie beyond it.
+        on_edge: "low" or "high" if the best rate is the grid's end, "only" if it is all of the grid: the true optimum may lie beyond.
         between_rates: where a parabola through the best rate and its two neighbours, in the logarithms of rate and
             criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable.
     """
@@ -99,7 +99,9 @@ class BestRate:
         """A sentence if the grid does not show where the optimum is, else None."""
         if self.on_edge is None:
             return None
-        beyond = {"low": "smaller", "high": "larger"}[self.on_edge]
+        beyond = {"low": "smaller", "high": "larger", "only": "smaller and larger"}[self.on_edge]
+        if self.on_edge == "only":
+            return f"the rate {self.effective_rate:g} is all of the grid: try {beyond} rates too"
         return f"the best rate, {self.effective_rate:g}, is the grid's {self.on_edge} edge: try {beyond} rates too"
 
 
@@ -153,7 +155,7 @@ def best_rate(
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
     from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in by_rate if rate >= best))
     rates = list(by_rate)
-    edge = "high" if best == rates[-1] else "low" if best == rates[0] else None
+    edge = "only" if len(rates) == 1 else "high" if best == rates[-1] else "low" if best == rates[0] else None
     return BestRate(best, means[best], (as_good[0], as_good[-1]), max(from_best_up), edge, _vertex(means, best, rates))
 
 

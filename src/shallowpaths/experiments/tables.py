@@ -30,7 +30,7 @@ SETTINGS = {
 STAR = "* the best of the rates that were tried is the smallest or the largest of them"
 EDGE_WARNING = (
     "{} of {} best rates lie on their grid's edge. The optimum may lie beyond: "
-    "try larger rates than a high edge, smaller ones than a low edge"
+    "try larger rates than a high edge, smaller ones than a low edge, both beside an only rate"
 )
 
 

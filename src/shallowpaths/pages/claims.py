@@ -1,4 +1,4 @@
-"""The book's claims. What is claimed stands once, in `ledger/`: a page of TOML for each letter, a table for each claim.
+"""The book's claims. What is claimed stands once, in `ledger/`: a page of TOML for each chapter, a table for each claim.
 
     [B1]                       # or ["B1 stages"], where a claim has parts: the id is the first word
     whose = "paper"            # or "ours"
@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from shallowpaths.theory.checks import one_of
+from shallowpaths.theory.checks import flag, one_of
 
 MIME = "application/vnd.shallowpaths.claims+json"
 FOLDER = Path(__file__).parent / "ledger"
@@ -117,6 +117,8 @@ def compared(name: str, predicted: Numbers, measured: Numbers, tolerance: Number
     wanted, found, allowed = np.broadcast_arrays(*columns)
     if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
         raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
+    if name in ledger() and ledger()[name]["found"] == "differs" and not np.isfinite(found).all():
+        raise ValueError(f"claim {name}: what is not finite was not measured, and shows no difference")
     with np.errstate(invalid="ignore"):
         holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
     return _claim(name, facts, *map(_plain, (predicted, measured, tolerance)), holds)
@@ -124,6 +126,7 @@ def compared(name: str, predicted: Numbers, measured: Numbers, tolerance: Number
 
 def judged(name: str, holds: bool | np.bool_, measured: str, **facts: Any) -> Claim:
     """A claim whose answer is yes or no; arguments and errors as `compared`. measured: what was seen, with its numbers."""
+    flag(f"holds of claim {name}", holds)
     return _claim(name, facts, None, measured, None, bool(holds))
 
 

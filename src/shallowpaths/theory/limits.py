@@ -129,8 +129,9 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
 def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: ArrayLike = 1.0) -> Array:
     """The effective rate 1 / (factor sqrt(d) gradient) at which SkipInit's scalars outgrow 1 / sqrt(d). [derived]
 
-    A scalar that starts at 0 has gone about rate x factor x gradient once the momentum has got going. The product of the
-    1 + alpha_l^2, by which the signal grows, stays of order one while the scalars are below 1 / sqrt(d). An order of magnitude.
+    Once the momentum has got going, each step moves a scalar by about rate x factor x gradient. From 0, one such step leaves the
+    growth of the signal, the product of the 1 + alpha_l^2, at e if it takes the scalars to 1 / sqrt(d), and explodes soon beyond.
+    An order of magnitude.
 
     blocks: d. gradient: root mean square over the blocks of the loss's derivative by alpha_l, at initialization.
     factor: on the scalars' learning rate, `alpha_rate` of a run.
