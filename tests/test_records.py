@@ -63,6 +63,12 @@ def test_best_rate_by_hand():
     assert best.on_edge is None
 
 
+def test_a_single_rate_is_all_of_the_grid():
+    best = best_rate([record(0.01)])
+    assert best.on_edge == "only"
+    assert "the rate 0.1 is all of the grid: try smaller and larger rates too" in best.warning
+
+
 @pytest.mark.parametrize(
     ("losses", "edge"), [((1.0, 2.0, 3.0), "low"), ((3.0, 2.0, 1.0), "high"), ((2.0, 1.0, 3.0), None)]
 )
