@@ -1,6 +1,7 @@
 """Tables of records, as text: one run, every point, and the best rate of every setting."""
 
 import math
+import textwrap
 from collections.abc import Iterable
 
 from tabulate import tabulate
@@ -98,7 +99,8 @@ def stands_on(records: Iterable[RunRecord]) -> str:
     words = ["; ".join(sorted(values)) for values in told.values()]
     hours = sum(r.seconds for r in listed) / 3600
     epochs = ", ".join(f"{_budgets(runs)} at {depth} layers" for (depth,), runs in by_depth)
-    return f"{', '.join(words[:2])}, {epochs}, {words[2]}, {len(listed)} runs of {hours:.1f} hours in all on {words[3]}"
+    sentence = f"{', '.join(words[:2])}, {epochs}, {words[2]}, {len(listed)} runs of {hours:.1f} hours in all on {words[3]}"
+    return textwrap.fill(sentence, 88)  # a page has room for so much
 
 
 def describe_run(record: RunRecord) -> str:
