@@ -336,7 +336,7 @@ def test_the_packages_own_records_are_shown(tmp_path, monkeypatch):
     shown = invoke("records", "shipped").output
     for name in ("cpu-depth", "quick-depth"):
         assert f"{name}\n{'=' * len(name)}\n" in shown
-    assert "cifar10-16x16, wide-resnet of width 1, batch 64, 10 epochs at 16 layers" in shown
+    assert "cifar10-16x16, wide-resnet of width 1, batch 64, 10 epochs at 16 layers" in " ".join(shown.split())
     assert "verdict" in shown
     (tmp_path / "shipped").mkdir()  # a folder of the reader's comes first
     assert "shipped has no records.jsonl" in invoke("records", "shipped").output

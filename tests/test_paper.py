@@ -11,6 +11,10 @@ from shallowpaths.pages.tables import paper_table
 from shallowpaths.training.train import train
 
 
+def _unwrapped(text):
+    return " ".join(text.split())
+
+
 def cell_of(records, recipe, depth, l2=True):
     found = [c for c in paper.beside_paper(records) if c.published == paper.published(recipe, depth, l2)]
     assert len(found) == 1
@@ -85,7 +89,7 @@ def test_a_study_of_the_table_is_shown_beside_the_paper():
 
 
 def test_records_say_on_what_they_stand():
-    said = tables.stands_on([record(epochs=1), record(seed=1, epochs=1), record(depth=100, steps=7)])
+    said = _unwrapped(tables.stands_on([record(epochs=1), record(seed=1, epochs=1), record(depth=100, steps=7)]))
     assert "digits, wide-resnet of width 1, batch 64, 1 epoch at 16 layers, 7 steps at 100 layers, seed 0; seed 1, 3 runs" in said
     with pytest.raises(ValueError, match="no record"):
         tables.stands_on([])

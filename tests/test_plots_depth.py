@@ -72,6 +72,13 @@ def test_the_explorer_asks_for_more_or_less():
     assert all("svg" in explorer.picture(**state).svg() for state in list(explorer.states())[:3])
 
 
+def test_the_explorer_starts_where_it_is_told():
+    runs = [*study(), *study("batchnorm")]
+    assert explorers.trainability_explorer(runs, {}, "batchnorm").picture().words.startswith("batchnorm")
+    with pytest.raises(ValueError, match="cannot start at 'fixup'"):
+        explorers.trainability_explorer(runs, {}, "fixup")
+
+
 def test_nothing_to_explore_is_refused():
     with pytest.raises(ValueError, match="no record"):
         explorers.trainability_explorer([], {})

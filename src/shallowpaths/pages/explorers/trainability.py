@@ -13,16 +13,20 @@ ROOM = 1.4  # factor by which the vertical axis is longer than the grid of rates
 
 
 def trainability_explorer(
-    records: Iterable[RunRecord], predicted: Lines, title: str = "How deep, at which learning rate?"
+    records: Iterable[RunRecord],
+    predicted: Lines,
+    start: str | None = None,
+    title: str = "How deep, at which learning rate?",
 ) -> Explorer:
     """Depth against effective learning rate for one recipe, with a slider for what counts as trained.
 
     Args:
         records: runs that differ in recipe, depth and learning rate; of several seeds, each has its mark.
         predicted: as for `plots.trainability_map`.
+        start: the recipe that is shown at first; None takes that of the first record.
 
     Raises:
-        ValueError: there is no record.
+        ValueError: there is no record, or none of the recipe to start with.
     """
     groups = {name: group for (name,), group in group_by(records, "recipe").items()}
     if not groups:
@@ -43,7 +47,7 @@ def trainability_explorer(
         words = f"{recipe}, at least {enough} % of test images right: {_words(sorted_out['measured'], groups[recipe])}"
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
-    controls = [menu("recipe", "recipe", list(groups)), slider("enough", "test accuracy of at least, %", ACCURACIES, 50)]
+    controls = [menu("recipe", "recipe", list(groups), start), slider("enough", "test accuracy of at least, %", ACCURACIES, 50)]
     return Explorer(title, controls, compute)
 
 
