@@ -95,14 +95,6 @@ class Comparison:
         return "reproduced" if self.outcome == self.expected else "differs"
 
 
-def published(recipe: str, depth: int, l2: bool = True) -> Published:
-    """The cell of that recipe, depth and penalty; a ValueError where the table has none."""
-    for cell in TABLE:
-        if (cell.recipe, cell.depth, cell.l2) == (recipe, depth, l2):
-            return cell
-    raise ValueError(f"the paper's table has no cell for {recipe!r} at depth {depth!r}, l2 {l2!r}")
-
-
 def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
     """Every cell of the paper's table with the records that belong to it.
 
