@@ -11,7 +11,7 @@ import pytest
 
 import browser as browsers
 from building import vendoring
-from made_records import record
+from made_records import record, validated
 from shallowpaths.pages import explorers
 
 pytestmark = pytest.mark.slow
@@ -182,6 +182,32 @@ def test_what_trains_is_told_from_what_does_not_by_its_marks(tab, folder):
     assert tab.evaluate(legend) == ["border", "less", "diverged"]
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.errors == []
+
+
+def test_the_batch_size_moves_the_rates_by_keyboard_on_a_phone_and_in_the_dark(tab, folder):
+    """One entry in the legend for what several recipes have, and it fits a narrow page."""
+    runs = [
+        validated(rate, accuracy and accuracy - abs(math.log2(rate / best)) / 20, recipe=recipe, batch_size=size)
+        for recipe in ("batchnorm", "regularized-skipinit")
+        for size, best in ((16, 0.125), (1024, 0.5))
+        for rate, accuracy in ((0.125, 0.5), (0.25, 0.5), (0.5, 0.5), (1.0, None))
+    ]
+    predicted = {name: {16: 0.1, 1024: 0.6} for name in ("batchnorm", "regularized-skipinit")}
+    (folder / "batch.html").write_text(PAGE.format(explorers.batch_size_explorer(runs, predicted).html()))
+    tab.open(folder / "batch.html", 360)
+    legend = "[...document.querySelectorAll('.explorer-legend li')].map(entry => entry.lastChild.textContent)"
+    names = ["best to largest stable", "batchnorm", "regularized-skipinit", "diverged", "best, predicted"]
+    assert tab.evaluate(legend) == names
+    before = shown(tab, 0)
+    assert "batchnorm best at 0.125 on the grid's edge (predicted 0.1)" in before[1]
+    tab.evaluate(f"{SLIDER.format(0, 'batch size')}.focus()")
+    tab.tab.keyboard.press("End")
+    assert "batchnorm best at 0.5 (predicted 0.6)" in changed(tab, 0, before)[1]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert tab.evaluate("getComputedStyle(document.querySelector('.explorer-picture svg')).color") == "rgb(206, 214, 221)"
+    assert tab.errors == []
+    assert {address.split(":")[0] for address in tab.requests} == {"file"}
 
 
 def test_an_explorer_without_a_width_is_drawn_once_it_has_one(tab, folder):

@@ -440,6 +440,15 @@ def test_learning_rate_regimes_meet_at_the_crossover():
     assert theory.effective_learning_rate([0.1, 0.2], 0.7) == pytest.approx([1 / 3, 2 / 3])
 
 
+def test_parallel_seconds_in_closed_form():
+    assert theory.parallel_seconds(100, 64, 1, 0.01, 0.5) == pytest.approx(100 * (0.64 + 0.5))
+    assert theory.parallel_seconds(100, 64, 16, 0.01, 0.5) == pytest.approx(100 * (0.04 + 0.5))
+    assert theory.parallel_seconds(100, 64, [64, 128, 4096], 0.01, 0.5) == pytest.approx([51.0] * 3), "one image at least"
+    fixed_epochs = theory.parallel_seconds(1000 / np.array([1, 10, 100]), [1, 10, 100], 1, 0.01, 0.0)
+    assert fixed_epochs == pytest.approx([10.0] * 3), "on one device, without a cost per step, no batch saves time"
+    assert theory.parallel_seconds(1000 / 8, 8, 8, 0.01, 0.5) == pytest.approx(theory.parallel_seconds(1000, 1, 1, 0.01, 0.5) / 8)
+
+
 # Bad input
 
 
@@ -470,6 +479,7 @@ def test_learning_rate_regimes_meet_at_the_crossover():
         (lambda: theory.largest_stable_rate(-1.0), "largest_eigenvalue -1.0"),
         (lambda: theory.effective_learning_rate(0.1, 1.0), "momentum 1.0"),
         (lambda: theory.optimal_learning_rate(0, 1.0, 1.0), "batch_size 0"),
+        (lambda: theory.parallel_seconds(1, 8, 0, 1.0, 1.0), "devices 0"),
         (lambda: theory.fixup_layer_scale(10, 1), "layers_per_block 1"),
     ],
 )
@@ -482,7 +492,8 @@ SIGNAL = theory.signal(3)
 GOOD = {
     "blocks": 3, "signal": SIGNAL, "width": 8, "batch": 8, "correlation": 0.5, "path_probability": [0.5], "size": 8,
     "precision": "float16", "largest_eigenvalue": 1.0, "learning_rate": 0.1, "batch_size": 8, "rate_per_example": 0.1,
-    "largest_stable": 1.0, "expected": [1.0, 1.0, 1.0], "gradient": 0.3, "inputs": 8,
+    "largest_stable": 1.0, "expected": [1.0, 1.0, 1.0], "gradient": 0.3, "inputs": 8, "steps": 10, "devices": 2,
+    "seconds_per_image": 0.1, "seconds_per_step": 0.1,
 }  # fmt: skip
 FUNCTIONS = [value for name in theory.__all__ if inspect.isfunction(value := getattr(theory, name))]
 FUNCTIONS.append(theory.finite_width(SIGNAL, 8, 8).band)

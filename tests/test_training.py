@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,11 +8,13 @@ import torch
 
 from shallowpaths import data
 from shallowpaths.experiments.sweep import sweep
+from shallowpaths.training import train as train_module
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.epochs import evaluate
 from shallowpaths.training.record import RunRecord
-from shallowpaths.training.runs import Run
+from shallowpaths.training.runs import LaneRuns, Run
 from shallowpaths.training.steps import StepOptions
-from shallowpaths.training.train import train
+from shallowpaths.training.train import train, train_lanes
 
 SMALL = RunConfig(network="residual-mlp", depth=10, width=32, epochs=3, batch_size=64, device="cpu")
 
@@ -65,6 +68,42 @@ def test_a_finished_run_learns_and_says_where():
 
 def test_without_validation_split_the_test_set_is_read_once():
     assert all("validation_accuracy" not in point for point in train(SMALL, progress=False).curve)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_the_test_set_is_not_touched_before_the_last_epoch_is_over(monkeypatch, lanes, validation):
+    """Every operation on a test tensor is noted, whoever asks for it, among the epochs and the looks at the validation split."""
+    events = []
+
+    class Noted(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            events.append("test")
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **(kwargs or {}))
+
+    def noting(event, function):
+        def noted(*args, **kwargs):
+            result = function(*args, **kwargs)
+            events.append(event(*args))
+            return result
+
+        return noted
+
+    digits = data.load("digits")
+    watched = {name: getattr(digits, name).as_subclass(Noted) for name in ("test_images", "test_labels")}
+    monkeypatch.setattr(data, "load", lambda *_: dataclasses.replace(digits, **watched))
+    looked = noting(lambda network, split, images, *_: "evaluated" if len(images) == 360 else "validated", evaluate)  # noqa: ARG005
+    monkeypatch.setattr(train_module, "evaluate", looked)
+    for runs in (Run, LaneRuns):
+        monkeypatch.setattr(runs, "epoch", noting(lambda *_: "epoch", runs.epoch))
+    records = train_lanes([SMALL.replace(validation=validation, seed=s) for s in range(lanes)], progress=False)
+    first = events.index("test")
+    assert events[:first] == ["epoch", *["validated"] * (lanes if validation else 0)] * 3
+    assert set(events[first:]) == {"test", "evaluated"}
+    assert events.count("evaluated") == lanes, "read once"
+    assert all(len(r.curve) == 3 and ("validation_accuracy" in r.curve[-1]) == (validation > 0) for r in records)
 
 
 def test_a_diverged_run_is_recorded_as_diverged():

@@ -24,7 +24,10 @@ _ROOMS = {
     "experiments.sweep": ("sweep",),
     "experiments.plans": ("Plan", "read_plan"),
     "experiments.store": ("Store", "load_records", "shipped_records"),
-    "experiments.records": ("best_rate", "group_by", "rate_reaching", "summarise"),
+    "experiments.records": (
+        "best_rate", "fewest_steps", "final_train_loss", "group_by", "rate_reaching", "step_costs", "steps_to_loss", "summarise",
+        "validation_error",
+    ),
     "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),
     "networks": ("GhostBatchNorm", "ResidualMLP", "WideResNet", "count_parameters"),

@@ -8,7 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from shallowpaths.theory import checks
 from shallowpaths.training.record import RunRecord
+
+STABLE_ERROR = 0.81
+"""A validation error below this is that of a run that learned: 90 % of the error of guessing one of ten classes. On 5000 images
+guessing stays above it by 20 standard errors."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +86,15 @@ class BestRate:
     Attributes:
         effective_rate: the best effective learning rate; None if no rate trained.
         loss: the criterion's mean there.
-        as_good: smallest and largest effective rate whose mean lies within one standard error of the best.
+        as_good: smallest and largest effective rate whose mean lies within one standard error of the best: that of the mean
+            over seeds. The validation error of a single run has the binomial one, sqrt(p (1 - p) / n) for n images held out;
+            what another seed would change is not in it. Any other criterion of a single run has none.
         largest_stable: going up from the best rate, the last one before the first at which a run is not stable; None if
             no rate trained. Rates below the best are not asked: a run that is only slow is not unstable.
         on_edge: "low" or "high" if the best rate is the grid's end, "only" if it is all of the grid: the true optimum may lie beyond.
         between_rates: where a parabola through the best rate and its two neighbours, in the logarithms of rate and
-            criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable.
+            criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable. The neighbours may
+            be at different distances.
     """
 
     effective_rate: float | None
@@ -132,7 +142,8 @@ def best_rate(
 
     Args:
         criterion: what shall be small; infinite for a failed run.
-        stable_below: a run is stable if its criterion is finite and below this, for example the loss of guessing.
+        stable_below: a run is stable if its criterion is finite and below this, for example 90 % of what guessing has:
+            0.9 ln(10) of the training loss, STABLE_ERROR of the validation error.
 
     Raises:
         ValueError: no record, or records that differ in another setting.
@@ -142,16 +153,14 @@ def best_rate(
         raise ValueError("there is no record to choose a rate from")
     if len(by_setting(records)) > 1:
         raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
-    by_rate = {
-        rate: [criterion(r) for r in runs]
-        for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())
-    }
+    runs_at = {rate: runs for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())}
+    by_rate = {rate: [criterion(r) for r in runs] for rate, runs in runs_at.items()}
     stable = {rate: all(value < stable_below for value in values) for rate, values in by_rate.items()}
     means = {rate: statistics.fmean(values) for rate, values in by_rate.items() if stable[rate]}
     if not means:
         return BestRate(None, float("inf"), None, None, None, None)
     best = min(means, key=means.__getitem__)
-    margin = statistics.stdev(by_rate[best]) / len(by_rate[best]) ** 0.5 if len(by_rate[best]) > 1 else 0.0
+    margin = _standard_error(by_rate[best], runs_at[best][0] if criterion is validation_error else None)
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
     from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in by_rate if rate >= best))
     rates = list(by_rate)
@@ -159,17 +168,27 @@ def best_rate(
     return BestRate(best, means[best], (as_good[0], as_good[-1]), max(from_best_up), edge, _vertex(means, best, rates))
 
 
+def _standard_error(values: list[float], counted: RunRecord | None) -> float:
+    """Of the mean over seeds; or of a single error, from the number of images on which the run `counted` it."""
+    if len(values) > 1:
+        return statistics.stdev(values) / len(values) ** 0.5
+    share = counted.config.validation if counted else 0.0
+    held_out = round(counted.train_images * share / (1 - share)) if counted else 0
+    return math.sqrt(values[0] * (1 - values[0]) / held_out) if held_out else 0.0
+
+
 def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float:
-    """The minimum of the parabola through the best mean and its neighbours, for equal steps of log rate."""
+    """The minimum of the parabola through the best mean and its neighbours, in logarithms."""
     place = rates.index(best)
-    low, high = (means.get(rate) for rate in (rates[max(place - 1, 0)], rates[min(place + 1, len(rates) - 1)]))
+    before, after = rates[max(place - 1, 0)], rates[min(place + 1, len(rates) - 1)]
+    low, high = means.get(before), means.get(after)
     if place in (0, len(rates) - 1) or not (low and high and means[best] > 0):
         return best
     left, right = math.log(low / means[best]), math.log(high / means[best])  # both at least 0
+    down, up = math.log(best / before), math.log(after / best)
     if left + right == 0:
         return best
-    step = (rates[place + 1] / rates[place - 1]) ** 0.5
-    return best * step ** ((left - right) / (left + right) / 2)
+    return best * math.exp((left * up**2 - right * down**2) / (left * up + right * down) / 2)
 
 
 def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
@@ -195,3 +214,68 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
             part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
             return rate * (next_rate / rate) ** part
     raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
+
+
+def steps_to_loss(record: RunRecord, loss: float) -> float | None:
+    """Optimizer steps after which the training loss has come down to `loss`; None if the run never gets there, or diverges.
+
+    The curve has the mean over each epoch's steps, so a point stands for the middle of its epoch; between these middles the
+    loss is taken as linear. It is the loss that is trained on, of augmented images, with dropout where there is any. The
+    schedule spans the run's budget: runs of other budgets come down by another one.
+
+    Raises:
+        ValueError: the first epoch's mean is not above `loss`, so that the curve does not show when it was reached; or a loss
+            that is not above 0.
+    """
+    checks.number("loss", loss, above=0)
+    if record.outcome == "diverged":
+        return None
+    total = record.config.total_steps(record.train_images)
+    epochs = range(len(record.curve) + 1)
+    ends = [min(epoch * record.train_images // record.config.batch_size, total) for epoch in epochs]
+    middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
+    losses = [point["train_loss"] for point in record.curve]
+    if losses[0] <= loss:
+        raise ValueError(f"loss {loss:g} is reached within the first epoch, whose mean is {losses[0]:.4g}: choose a smaller one")
+    for (start, above), (end, below) in itertools.pairwise(zip(middles, losses, strict=True)):
+        if below <= loss:
+            return start + (end - start) * (above - loss) / (above - below)
+    return None
+
+
+def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
+    """The rate at which the training loss comes down to `loss` in the fewest steps: `best_rate` by `steps_to_loss`.
+
+    The result's `loss` is that number of steps, infinite where at no rate all seeds get there.
+    """
+
+    def steps(record: RunRecord) -> float:
+        taken = steps_to_loss(record, loss)
+        return math.inf if taken is None else taken
+
+    return best_rate(records, steps)
+
+
+def seconds_per_step(record: RunRecord) -> float:
+    """A finished run's wall time over its steps: the evaluation after each epoch is in it, and of lanes it is one's share."""
+    return record.seconds / record.config.total_steps(record.train_images)
+
+
+def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
+    """(a, b), where a step on a batch of B images takes a B + b seconds: what an image costs, and what a step costs besides.
+
+    Least squares of the relative errors over the finished runs, neither cost below 0.
+
+    Raises:
+        ValueError: the finished runs have fewer than two batch sizes.
+    """
+    runs = [r for r in records if r.outcome == "finished"]
+    if len({r.config.batch_size for r in runs}) < 2:
+        raise ValueError("two costs need finished runs of at least two batch sizes")
+    parts = np.array([(r.config.batch_size, 1.0) for r in runs]) / [[seconds_per_step(r)] for r in runs]
+    costs = np.linalg.lstsq(parts, np.ones(len(runs)), rcond=None)[0]
+    if costs.min() < 0:
+        kept = costs.argmax()
+        costs = np.zeros(2)
+        costs[kept] = parts[:, kept].sum() / np.square(parts[:, kept]).sum()
+    return float(costs[0]), float(costs[1])

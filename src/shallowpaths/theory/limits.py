@@ -1,4 +1,4 @@
-"""Where numbers overflow, what zero padding costs, and which learning rates work."""
+"""Where numbers overflow, what zero padding costs, which learning rates work, and what many devices save."""
 
 import math
 from typing import NamedTuple
@@ -92,6 +92,21 @@ def crossover_batch_size(rate_per_example: float, largest_stable: float) -> floa
     """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
     per_example = number("rate_per_example", rate_per_example, above=0)
     return number("largest_stable", largest_stable, above=0) / per_example
+
+
+def parallel_seconds(
+    steps: ArrayLike, batch_size: ArrayLike, devices: ArrayLike, seconds_per_image: float, seconds_per_step: float
+) -> Array:
+    """Wall time steps x (max(B / devices, 1) x seconds per image + seconds per step) of data-parallel training. [derived]
+
+    Assumes that a batch of B images splits perfectly, but for one image a device at least; that a device's time grows in
+    proportion to its images; that a step costs the same besides, whatever the number of devices, to launch it and to
+    add the gradients up; and that nothing of this overlaps. Then more than B devices save nothing.
+    """
+    per_device = numbers("batch_size", batch_size, at_least=1) / numbers("devices", devices, at_least=1)
+    of_images = np.maximum(per_device, 1.0) * number("seconds_per_image", seconds_per_image, at_least=0)
+    of_step = number("seconds_per_step", seconds_per_step, at_least=0)
+    return numbers("steps", steps, at_least=0) * (of_images + of_step)
 
 
 def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = False) -> float:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 
 from shallowpaths.experiments.records import best_rate, group_by, summarise
@@ -69,50 +68,6 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         for (recipe, size), g in group_by(runs, "recipe", panels).items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
-
-
-def rate_by_batch_size(
-    records: Iterable[RunRecord],
-    *,
-    guessing: float,
-    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-) -> BookFigure:
-    """Best and largest stable effective learning rate against batch size, one colour a recipe.
-
-    Args:
-        guessing: the loss of guessing; a run that ends above it counts as unstable.
-        predicted: by recipe, batch sizes and the rates predicted for them.
-    """
-    groups = group_by(all_records(records), "recipe", "batch_size")
-    best = {key: best_rate(g, stable_below=guessing) for key, g in sorted(groups.items(), key=lambda item: item[0][1])}
-    sizes_run = sorted({size for _, size in groups})
-
-    def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        for name in dict.fromkeys(recipe for recipe, _ in groups):
-            mine = {size: b for (recipe, size), b in best.items() if recipe == name}
-            style = style_of(name)
-            chosen = {size: b for size, b in mine.items() if b.effective_rate is not None}
-            axes.plot(list(chosen), [b.between_rates for b in chosen.values()], **style, label=f"{name}: best")
-            stable = {size: b.largest_stable for size, b in mine.items() if b.largest_stable is not None}
-            dashed = {"color": style["color"], "marker": "_", "markersize": 12, "linestyle": "--"}
-            axes.plot(list(stable), list(stable.values()), **dashed, label=f"{name}: largest stable")
-        dashes = itertools.cycle(("-", "-.", ":"))
-        for dash, (name, (sizes, rates)) in zip(dashes, (predicted or {}).items(), strict=False):
-            predict(axes, sizes, rates, label=f"{name}: best, predicted", linestyle=dash)
-        axes.set(xlabel="batch size", ylabel="effective learning rate")
-        if any(b.effective_rate is not None for b in best.values()):
-            axes.set_yscale("log", base=2)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes_run, [str(size) for size in sizes_run])
-        legend_beside(axes)
-        return figure
-
-    said = "; ".join(
-        f"{recipe} at batch {size}: best {rate_words(b.effective_rate)}, largest stable {rate_words(b.largest_stable)}"
-        for (recipe, size), b in best.items()
-    )
-    return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
 
 
 def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:

@@ -1,0 +1,96 @@
+"""The explorer of learning rates: how the best one and the largest stable one move with the batch size."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from shallowpaths.experiments.records import STABLE_ERROR, BestRate, best_rate, group_by, validation_error
+from shallowpaths.pages.explorers.explorer import Explorer, slider
+from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
+from shallowpaths.training.record import RunRecord
+
+ROOM = 1.4  # factor by which the horizontal axis is longer than the grid of rates, at both ends
+ROWS = 19.0  # per cent that the rows of all recipes share above 100; from 20 on the axis would have a tick there
+
+
+def batch_size_explorer(
+    records: Iterable[RunRecord],
+    predicted: Mapping[str, Mapping[int, float]] | None = None,
+    *,
+    stable_below: float = STABLE_ERROR,
+    start: int | None = None,
+    title: str = "Which learning rate, at which batch size?",
+) -> Explorer:
+    """Validation accuracy against effective learning rate for every recipe, with a slider for the batch size.
+
+    Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one, and a thin line
+    at the best rate that theory predicts. Runs that diverged are crosses at the floor. The axes stay, so that what moves with
+    the slider are the rates.
+
+    Args:
+        records: runs with a validation split that differ in recipe, batch size, learning rate and seed; of several seeds, each
+            has its mark.
+        predicted: by recipe and batch size, the best rate that theory expects.
+        stable_below: as for `best_rate`, by validation error.
+        start: the batch size that is shown at first; None takes the smallest.
+
+    Raises:
+        ValueError: there is no record, one without a validation split, or none of the batch size to start with.
+    """
+    listed = list(records)
+    if not listed:
+        raise ValueError("there is no record to explore")
+    groups = group_by(listed, "recipe", "batch_size")
+    best = {key: best_rate(group, validation_error, stable_below) for key, group in groups.items()}
+    rates = [r.config.effective_learning_rate for r in listed]
+    limits = (min(rates) / ROOM, max(rates) * ROOM), (0.0, 100 + ROWS)
+    recipes = list(dict.fromkeys(r.config.recipe for r in listed))
+    step = ROWS / (len(recipes) + 1)
+
+    def compute(batch_size: int) -> Picture:
+        here = [name for name in recipes if (name, batch_size) in groups]
+        marks, crosses, bands, lines, words = [], [], [], [], []
+        for row, name in enumerate(here):
+            found, line = best[name, batch_size], (predicted or {}).get(name, {}).get(batch_size)
+            height = 100 + step * (row + 1)
+            marks += _marks(name, groups[name, batch_size], found, height)
+            crosses += _crosses(name, groups[name, batch_size], 2.0 * row)  # those of several recipes lie above each other
+            if found.effective_rate is not None:
+                ends = [found.effective_rate, found.largest_stable]
+                bands.append(Series("band", "", ends, [height - 0.3 * step] * 2, [height + 0.3 * step] * 2))
+            if line is not None:
+                lines.append(Series("theory", "", [line] * 2, [height - 0.5 * step, height + 0.5 * step]))
+            words.append(_words(name, found, line))
+        bands, crosses = _first_named(bands, "best to largest stable"), _first_named(crosses, "diverged")
+        drawn = (*bands, *marks, *crosses, *_first_named(lines, "best, predicted"))
+        said = f"Batch {batch_size}: {'; '.join(words)}."
+        return Picture("effective learning rate", "validation accuracy, %", drawn, said, True, False, *limits)
+
+    sizes = sorted({size for _, size in groups})
+    return Explorer(title, [slider("batch_size", "batch size", sizes, start)], compute)
+
+
+def _marks(name: str, group: list[RunRecord], best: BestRate, height: float) -> list[Series]:
+    """A recipe's runs, and its mark at the best rate."""
+    finished = [r for r in group if r.outcome == "finished"]
+    at = [(r.config.effective_learning_rate, 100 * r.validation_accuracy) for r in finished]
+    at += [(best.effective_rate, height)] if best.effective_rate is not None else []
+    return [Series("measured", name, *zip(*at, strict=True), recipe=name)] if at else []
+
+
+def _crosses(name: str, group: list[RunRecord], height: float) -> list[Series]:
+    failed = [r.config.effective_learning_rate for r in group if r.outcome == "diverged"]
+    return [Series("cross", "", failed, [height] * len(failed), recipe=name)] if failed else []
+
+
+def _first_named(series: list[Series], name: str) -> list[Series]:
+    """The legend has one entry for all of them."""
+    return [dataclasses.replace(s, name="" if number else name) for number, s in enumerate(series)]
+
+
+def _words(name: str, best: BestRate, line: float | None) -> str:
+    if best.effective_rate is None:
+        return f"{name} trains at no rate"
+    edge = " on the grid's edge" if best.on_edge else ""
+    theory = "" if line is None else f" (predicted {spoken(line)})"
+    accuracy = f"{100 * (1 - best.loss):.1f} %"
+    return f"{name} best at {spoken(best.effective_rate)}{edge}{theory} with {accuracy}, stable up to {spoken(best.largest_stable)}"
