@@ -290,7 +290,7 @@ def test_what_stops_a_worker_is_told_without_a_traceback(tmp_path, plan):
 
 
 BAD_SWEEPS = [
-    (["quick-dept", "--store", "STORE"], "Shipped are cpu-depth"),
+    (["quick-dept", "--store", "STORE"], "Shipped are cpu-batch-size"),
     (["quick-depth"], "--store"),
     (["PLAN", "--store", "STORE/mine.toml/no"], "cannot be written"),
     (["PLAN", "--store", "STORE", "--device", "tpu"], "tpu"),

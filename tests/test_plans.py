@@ -99,7 +99,7 @@ def test_a_plan_that_is_not_there_is_refused_with_the_shipped_ones(tmp_path):
 
 def test_the_shipped_plans():
     sized = {f"{s}-{what}" for s in ("quick", "gpu", "paper") for what in ("depth", "batch-size")}
-    assert set(plans.NAMES) == sized | {"cpu-depth"}
+    assert set(plans.NAMES) == sized | {"cpu-batch-size", "cpu-depth"}
     assert all(read_plan(name).description for name in plans.NAMES)
 
 
