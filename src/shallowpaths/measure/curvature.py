@@ -92,8 +92,8 @@ def _lanczos(
 
 
 def _orthogonal(vector: Tensor, basis: list[Tensor]) -> Tensor:
-    """What of the vector is orthogonal to the basis; after the second time, to rounding."""
+    """The vector, in place, made orthogonal to the basis; after the second time, to rounding."""
     for _ in range(2):
         for direction in basis:
-            vector = vector - (direction @ vector) * direction
+            vector.add_(direction, alpha=-float(direction @ vector))
     return vector
