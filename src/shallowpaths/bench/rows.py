@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.bench import steps as training
-from shallowpaths.bench.timing import IMAGES, PAIRS, range_words, seconds
+from shallowpaths.bench.timing import PAIRS, range_words, seconds
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
@@ -105,17 +105,6 @@ def compile_1000_over_100(device: torch.device) -> tuple[float, str]:
     return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
 
 
-def first_step_seconds(device: torch.device) -> tuple[float, str]:
-    """Seconds of a new network's first step, in a fresh process without a cache."""
-    return _in_fresh_process(training.measure_first_step, str(device))
-
-
-def step_peak_memory(device: torch.device) -> tuple[float, str]:
-    """Peak memory of one step in MiB, images and weights included and libraries not."""
-    peak = _in_fresh_process(_peak_memory, "step", str(device), 16, 1, 128)
-    return peak / MEBIBYTE, f"MiB, WRN-16-1, batch 128, {IMAGES} images"
-
-
 _OVER_USUAL = training.measure_step_over_usual
 _GHOST = {"above": {"ghost_batch": 32}, "below": {}}
 _SCALAR = {"above": {"recipe": "skipinit-1/sqrt(d)"}, "below": {"recipe": "unnormalized"}, "pairs": 6 * PAIRS}
@@ -127,10 +116,7 @@ ROWS: tuple[Row, ...] = (
     Row("step_over_usual_width_4", partial(_OVER_USUAL, width=4), at_least=10, on_images=True, kinds=("cuda",)),
     Row("depth_1000_over_eager", training.measure_depth_1000_over_eager, at_least=3, kinds=("cuda",)),
     Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25, on_images=True),
-    Row("augment_over_torchvision_batches", training.measure_augment_over_torchvision_batches, on_images=True),
-    Row("compiled_over_eager", training.measure_compiled_over_eager, on_images=True),
     Row("ghost_over_plain_batchnorm", partial(training.measure_settings, **_GHOST), at_most=1.25, on_images=True),
-    Row("ghost_over_loop", training.measure_ghost_over_loop),
     Row("scalar_over_none", partial(training.measure_settings, **_SCALAR), at_most=1.02, on_images=True),
     Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
     Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
@@ -139,11 +125,7 @@ ROWS: tuple[Row, ...] = (
     Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), at_most=2.5, kinds=("cuda",)),
     Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), at_most=2.5, kinds=("cuda",)),
     Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
-    # An eager step at 83 % of a matrix product's rate leaves compiling nothing to gain: so the bound stands here, where the
-    # device's limit is, and compiled_over_eager is there to be read.
     Row("flops_over_matrix_product", training.measure_achieved_flops, at_least=0.75),
-    Row("first_step_seconds", first_step_seconds),
-    Row("step_peak_memory", step_peak_memory),
     Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
     Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
 )
@@ -203,9 +185,6 @@ def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> 
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     before = _peak_bytes(where)
-    if what == "step":
-        training.one_step(device)
-        return _peak_bytes(where) - before
     network, images = _network_and_images(where, depth, width, batch)
     if what == "measure":
         signal_statistics(network, images)
