@@ -20,6 +20,7 @@ from shallowpaths._torchvision import import_torchvision
 from shallowpaths.theory.checks import number, one_of
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
+IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
 DIGITS_TEST = 360  # of 1797 images
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
 
@@ -103,7 +104,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
             names the folder.
     """
-    one_of("data", name, ("digits", "cifar10", "cifar10-16x16"))
+    one_of("data", name, IMAGE_SHAPES)
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
@@ -116,6 +117,14 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         raise ValueError(f"the data folder {where} cannot be found: {error}") from error
     except OSError as error:
         raise ValueError(f"CIFAR-10 in {where} cannot be read: {error.strerror}: {error.filename}") from error
+
+
+def noise(name: str, count: int) -> Dataset:
+    """Random images for training, in the shape of the data set called `name`: to measure what a step on it costs."""
+    shape = IMAGE_SHAPES[name]
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % 10
+    return _dataset(name, images, labels, images[:0], labels[:0], padding=shape[1] // 8, flips=name != "digits")
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
