@@ -23,10 +23,9 @@ class Control:
         name: of the argument of the explorer's function.
         label: what the reader sees.
         kind: "slider" or "menu".
-        values: those of the book, in order; `labels` says how each is shown.
+        values: in order; `labels` says how each is shown.
         start: the value at first.
         only: other controls' values for which this one plays a part; elsewhere it is disabled.
-        finer: the values in Jupyter, where nothing is computed beforehand.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Control:
     labels: tuple[str, ...]
     start: Any
     only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    finer: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) < len(self.values):
@@ -45,9 +43,9 @@ class Control:
             raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
 
     def check(self, value: object) -> None:
-        """Refuse a value that neither the book nor Jupyter has."""
-        if value not in (good := tuple(dict.fromkeys((*self.values, *self.finer)))):
-            raise ValueError(f"{self.name} {value!r} is unknown: choose from {', '.join(map(str, good))}")
+        """Refuse a value that it does not have."""
+        if value not in self.values:
+            raise ValueError(f"{self.name} {value!r} is unknown: choose from {', '.join(map(str, self.values))}")
 
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
@@ -60,13 +58,12 @@ def slider(
     values: Sequence[float],
     start: float | None = None,
     only: Mapping[str, Sequence[Any]] | None = None,
-    finer: Sequence[float] = (),
 ) -> Control:
     """A slider over given numbers; see Control."""
     values = tuple(values)
     labels = tuple(f"{value:g}" for value in values)
     first = next(iter(values), None) if start is None else start
-    return Control(name, label, "slider", values, labels, first, only or {}, tuple(finer))
+    return Control(name, label, "slider", values, labels, first, only or {})
 
 
 def menu(name: str, label: str, choices: Mapping[str, str] | Iterable[str], start: str | None = None) -> Control:
@@ -112,7 +109,7 @@ class Explorer:
         return self._compute(**self._settled(self.start | state))
 
     def states(self) -> Iterator[dict[str, Any]]:
-        """Every state of the book that differs from the others."""
+        """Every state that differs from the others."""
         for values in itertools.product(*(control.values for control in self.controls)):
             state = dict(zip(self.start, values, strict=True))
             if state == self._settled(state):
@@ -200,12 +197,8 @@ class Explorer:
 
 
 def _widget(control: Control) -> ipywidgets.Widget:
-    values = control.finer or control.values
-    labels = control.labels if values == control.values else tuple(f"{value:g}" for value in values)
-    if control.start not in values:
-        raise ValueError(f"the finer values of {control.name!r} lack {control.start!r}, at which it starts")
     kind = ipywidgets.SelectionSlider if control.kind == "slider" else ipywidgets.Dropdown
-    options = list(zip(labels, values, strict=True))
+    options = list(zip(control.labels, control.values, strict=True))
     look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
     return kind(options=options, value=control.start, description=control.label, **look)
 

@@ -103,9 +103,9 @@ def recipe_controls(
     chosen = [menu("recipe", "recipe", recipes, start.pop("recipe", None))]
     if "skipinit" in recipes:
         only = {"recipe": ("skipinit",)}
-        chosen.append(slider("alpha", "alpha", alphas, start.pop("alpha", alphas[0]), only, fine_steps(alphas)))
+        chosen.append(slider("alpha", "alpha", alphas, start.pop("alpha", alphas[0]), only))
     wanted = 64 if 64 in blocks else blocks[-1]
-    chosen.append(slider("blocks", "blocks d", blocks, start.pop("blocks", wanted), finer=finer_blocks(blocks)))
+    chosen.append(slider("blocks", "blocks d", blocks, start.pop("blocks", wanted)))
     return chosen
 
 
@@ -113,17 +113,6 @@ def refuse_unused(start: Mapping[str, Any], controls: Sequence[Control]) -> None
     """A ValueError if something is left of `start`, that no control has taken."""
     if start:
         raise ValueError(f"start names {sorted(start)}, which are no controls: {[c.name for c in controls]}")
-
-
-def fine_steps(alphas: Sequence[float]) -> tuple[float, ...]:
-    """Alpha in steps of 0.05 between the given values, for Jupyter."""
-    steps = np.round(np.arange(min(alphas), max(alphas), 0.05), 4).tolist()
-    return tuple(sorted({*steps, *alphas}))
-
-
-def finer_blocks(blocks: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of blocks in steps of about 8 % between the given ones, for Jupyter."""
-    return tuple(sorted({*thin(max(blocks)).tolist(), *blocks} - set(range(1, min(blocks)))))
 
 
 def recipe_of(recipe: str, alpha: float | None) -> Recipe:
