@@ -1,5 +1,6 @@
 """Controls, and the Explorer that turns their values into pictures: as data for the book, as widgets for Jupyter."""
 
+import dataclasses
 import functools
 import html
 import itertools
@@ -79,16 +80,20 @@ class Explorer:
         title: what it shows, in a few words.
         controls: sliders and menus, in order.
         compute: called with one value for each control, by name; returns the Picture.
+        start: values at first, by name, instead of the controls' own.
+
+    Raises:
+        ValueError: `start` names what is no control, or gives a value that its control does not have.
     """
 
-    def __init__(self, title: str, controls: Sequence[Control], compute: Callable[..., Picture]):
-        names = [control.name for control in controls]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"an explorer needs controls with a name each, not {names}")
-        for control in controls:
-            if unknown := set(control.only) - set(names):
-                raise ValueError(f"control {control.name!r} depends on {sorted(unknown)}, which are no controls here")
-        self.title, self.controls = title, tuple(controls)
+    def __init__(
+        self, title: str, controls: Sequence[Control], compute: Callable[..., Picture], start: Mapping[str, Any] | None = None
+    ):
+        given = dict(start or {})
+        self.title = title
+        self.controls = tuple(dataclasses.replace(c, start=given.pop(c.name, c.start)) for c in controls)
+        if given:
+            raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     @property
