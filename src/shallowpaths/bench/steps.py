@@ -4,7 +4,6 @@ import dataclasses
 import os
 import statistics
 import tempfile
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,6 @@ from shallowpaths.bench.timing import (
     Measured,
     Pictures,
     StepRun,
-    images,
     random_images,
     range_words,
     ratio,
@@ -32,9 +30,9 @@ BATCHES = 8  # whose images are made in one turn
 CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
 
 
-def measure_step_over_bare(device: torch.device, folder: Path | None = None) -> Measured:
+def measure_step_over_bare(device: torch.device) -> Measured:
     """Our images per second over those of the same step on one fixed batch, with nothing around it."""
-    data, what = images(device, folder)
+    data = random_images(device)
     ours = StepRun(CONFIG, data)
     ours.take()  # it compiles and records, where that is the default
     network, optimizer = ours.step.forward, ours.step.optimizer
@@ -48,12 +46,12 @@ def measure_step_over_bare(device: torch.device, folder: Path | None = None) -> 
 
     with arithmetic(device, ours.step.options.tf32, ours.step.options.deterministic):
         repeated = (ours.step.recorded and recorded(bare, ())) or bare
-        return ratio(repeated, ours.take, device, what, pairs=6 * PAIRS)
+        return ratio(repeated, ours.take, device, "WRN-16-1, batch 128", pairs=6 * PAIRS)
 
 
-def measure_step_over_usual(device: torch.device, folder: Path | None = None, width: int = 1) -> Measured:
+def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
     """Our images per second over the usual loop's: DataLoader, two workers, torchvision's transforms, eager float32."""
-    data, what = images(device, folder)
+    data = random_images(device)
     config, steps, warm = CONFIG.replace(width=width), 10, 4
     ours, network = StepRun(config, data), build(config, data.image_shape, data.classes).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
@@ -67,10 +65,10 @@ def measure_step_over_usual(device: torch.device, folder: Path | None = None, wi
         usual = seconds(lambda batches=batches: [_usual_step(network, optimizer, b, device) for b in batches], device)
         ours.take()
         ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
-    return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128, {what}; {range_words(ratios)}"
+    return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
 
 
-def measure_augment_over_torchvision(device: torch.device, folder: Path | None = None) -> Measured:
+def measure_augment_over_torchvision(device: torch.device) -> Measured:
     """Images per second of our crop, flip and standardization over torchvision's image by image, one core each.
 
     Both make the images of the same batches, one batch after the other.
@@ -78,10 +76,10 @@ def measure_augment_over_torchvision(device: torch.device, folder: Path | None =
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data, what = images(device, folder)
+        data = random_images(device)
         ours = StepRun(CONFIG, data)
         pictures = Pictures(data.to("cpu"), BATCHES * CONFIG.batch_size)
-        return ratio(lambda: list(pictures), lambda: ours.make_batches(BATCHES), device, what, pairs=5 * PAIRS)
+        return ratio(lambda: list(pictures), lambda: ours.make_batches(BATCHES), device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
     finally:
         torch.set_num_threads(count)
 
@@ -94,28 +92,19 @@ def measure_depth_1000_over_eager(device: torch.device) -> Measured:
     return ratio(eager.take, ours.take, device, f"WRN-1000-1, batch {config.batch_size}")
 
 
-def measure_settings(
-    device: torch.device, folder: Path | None = None, *, above: dict, below: dict, pairs: int = PAIRS
-) -> Measured:
+def measure_settings(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS) -> Measured:
     """Seconds of a step with the settings `above` over those of one with `below`."""
-    data, what = images(device, folder)
+    data = random_images(device)
     ours, other = (StepRun(CONFIG.replace(**settings), data) for settings in (above, below))
-    return ratio(ours.take, other.take, device, what, pairs)
+    return ratio(ours.take, other.take, device, "WRN-16-1, batch 128", pairs)
 
 
 def measure_seconds_per_block(device: torch.device) -> Measured:
-    """Seconds a block at depth 1000 over those at depth 100; depth 16 in the detail."""
-    data = random_images(device)
-    config = CONFIG.replace(batch_size=16)
-    runs = {depth: StepRun(config.replace(depth=depth), data) for depth in (16, 100, 1000)}
-    taken = {depth: [] for depth in runs}
-    for _ in range(4):
-        for depth, run in runs.items():
-            taken[depth].append(turn(run.take, device) / run.config.blocks)
-    each = {depth: statistics.median(values[1:]) for depth, values in taken.items()}
-    ratios = [deep / shallow for deep, shallow in zip(taken[1000][1:], taken[100][1:], strict=True)]
-    detail = ", ".join(f"depth {depth}: {1e3 * value:.2f} ms" for depth, value in each.items())
-    return statistics.median(ratios), f"a block, batch 16: {detail}; {range_words(ratios)}"
+    """Seconds a block at depth 1000 over those at depth 100."""
+    data, config = random_images(device), CONFIG.replace(batch_size=16)
+    deep, shallow = (StepRun(config.replace(depth=depth), data) for depth in (1000, 100))
+    value, detail = ratio(deep.take, shallow.take, device, "steps at depth 1000 over 100, batch 16", pairs=3)
+    return value * shallow.config.blocks / deep.config.blocks, detail
 
 
 def measure_compile(device: str, depth: int) -> float:

@@ -1,13 +1,11 @@
-"""What the rows measure with: images, a run's steps one at a time, seconds, and the ratio of two that take turns.
+"""What the rows measure with: random images, a run's steps one at a time, seconds, and the ratio of two that take turns.
 
 Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,15 +22,7 @@ from shallowpaths.training.steps import StepOptions
 Measured = tuple[float, str]
 PAIRS = 7
 IN_A_ROW = 10  # steps that a GPU does in one turn
-IMAGES = 10_000  # random ones, where CIFAR-10 is not there
-
-
-def images(device: torch.device, folder: Path | None) -> tuple[Dataset, str]:
-    """CIFAR-10 where its files are, else random images of its shape; and which of them it is."""
-    root = folder or os.environ.get(datasets.FOLDER_VARIABLE)
-    if root and (Path(root) / "cifar-10-batches-py").is_dir():
-        return datasets.load("cifar10", device, root), "CIFAR-10"
-    return random_images(device), "random images, as no folder with CIFAR-10 was named"
+IMAGES = 10_000
 
 
 def random_images(device: torch.device) -> Dataset:
