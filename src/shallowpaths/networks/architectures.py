@@ -6,12 +6,7 @@ import torch
 from torch import nn
 
 from shallowpaths.networks.ghost import GhostBatchNorm
-from shallowpaths.networks.residual import (
-    Normalization,
-    Preactivation,
-    ResidualBlock,
-    ResidualNetwork,
-)
+from shallowpaths.networks.residual import Normalization, Preactivation, ResidualBlock, ResidualNetwork
 from shallowpaths.recipes import Recipe, get_recipe
 from shallowpaths.theory.checks import number, one_of, whole
 from shallowpaths.theory.depth import blocks_of

@@ -5,18 +5,9 @@ from shallowpaths.pages.plots.depth import accuracy_by_rate, trainability_map
 from shallowpaths.pages.plots.drawing import style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.pages.plots.paths import path_length_by_blocks, path_lengths, share_by_blocks
-from shallowpaths.pages.plots.rates import (
-    loss_by_rate,
-    loss_by_rate_per_example,
-    rate_by_alpha_rate,
-)
+from shallowpaths.pages.plots.rates import loss_by_rate, loss_by_rate_per_example, rate_by_alpha_rate
 from shallowpaths.pages.plots.scaling import steps_by_batch_size, time_by_devices
-from shallowpaths.pages.plots.signals import (
-    overflow_by_format,
-    signal_by_block,
-    signal_panels,
-    values_by_block,
-)
+from shallowpaths.pages.plots.signals import overflow_by_format, signal_by_block, signal_panels, values_by_block
 from shallowpaths.pages.plots.training import accuracy_by_depth, alphas_by_block, training_curves
 
 __all__ = [
