@@ -158,16 +158,6 @@ def test_the_array_of_a_single_network_is_drawn_too():
     assert np.array_equal(flat.light.axes[0].get_lines()[0].get_ydata(), np.arange(1.0, 5))
 
 
-def test_showing_a_figure_leaves_its_layout_to_later_changes(signals):
-    figure = plots.signal_by_block(*signals)
-    figure._repr_mimebundle_()
-    engine = figure.light.get_layout_engine()
-    figure.light.axes[0].set_title("two\nlines")
-    figure.svg()
-    assert engine is figure.light.get_layout_engine()
-    assert figure.light.get_tightbbox().ymax * figure.light.dpi <= figure.light.bbox.ymax
-
-
 def test_a_figure_is_the_same_bytes_twice(signals):
     assert plots.signal_by_block(*signals).svg() == plots.signal_by_block(*signals).svg()
 

@@ -68,14 +68,13 @@ def style_of(recipe: str) -> dict[str, Any]:
     }
 
 
-def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
+def new_axes(panels: int, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three."""
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
-    figure = Figure(
-        figsize=(6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows), layout="constrained"
-    )
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    size = (6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
     for unused in grid[panels:]:
         unused.remove()
     return figure, list(grid[:panels])

@@ -1,17 +1,14 @@
 """A figure of the book: drawn for light and for dark pages, with words."""
 
 import base64
-import contextlib
 import io
 import re
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from shallowpaths.theory.checks import one_of
 
@@ -44,21 +41,18 @@ class BookFigure:
     def svg(self, theme: str = "light") -> bytes:
         """The figure as SVG with a transparent ground. The dark one is the light one with two colours exchanged."""
         one_of("theme", theme, tuple(_THEMES))
-        with _laid_out(self.light) as bounds:
-            return _recoloured(_rendered(self.light, "svg", bounds), theme)
+        return _recoloured(_rendered(self.light, "svg"), theme)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
         wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
-        with _laid_out(self.light) as bounds:
-            svg = _rendered(self.light, "svg", bounds)
-            png = _rendered(self.light, "png", bounds, facecolor="white", transparent=False)
+        svg = _rendered(self.light, "svg")
+        png = _rendered(self.light, "png", facecolor="white", transparent=False)
         images = "".join(
             f'<img class="figure-{theme}" alt="{alt}" src="{_address(_recoloured(svg, theme))}">' for theme in _THEMES
         )
         return {
-            "text/html": f'{_SWITCH}<div class="book-figure{wide}" id="{name}">{images}</div>',
+            "text/html": f'{_SWITCH}<div class="book-figure{wide}">{images}</div>',
             "image/png": base64.b64encode(png).decode(),
             "text/plain": self.alt,
         }
@@ -75,23 +69,11 @@ _SWITCH = (
 )
 
 
-@contextlib.contextmanager
-def _laid_out(figure: Figure) -> Iterator[Bbox]:
-    """The figure's bounds in inches. Within, its layout stands: matplotlib would make it anew for every format."""
-    engine = figure.get_layout_engine()
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    try:
-        yield figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-    finally:
-        figure.set_layout_engine(engine)
-
-
-def _rendered(figure: Figure, form: str, bounds: Bbox, **more: Any) -> bytes:
+def _rendered(figure: Figure, form: str, **more: Any) -> bytes:
     file = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else None
     with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
-        figure.savefig(file, format=form, bbox_inches=bounds, metadata=metadata, **({"transparent": True} | more))
+        figure.savefig(file, format=form, bbox_inches="tight", metadata=metadata, **({"transparent": True} | more))
     return file.getvalue()
 
 

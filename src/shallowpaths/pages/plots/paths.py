@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from shallowpaths.pages.plots.drawing import (
     check_predicted,
     draw_predictions,
+    legend_below,
     legend_beside,
     log_axis_at,
     new_axes,
@@ -38,10 +39,8 @@ def path_lengths(
     means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
     def draw() -> Figure:
-        rows, columns = -(-len(measured) // 3), min(3, len(measured))
-        figure = Figure(figsize=(3.0 * columns, 2.9 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes, (name, networks) in zip(panels, measured.items(), strict=False):
+        figure, panels = new_axes(len(measured), sharey=False)
+        for axes, (name, networks) in zip(panels, measured.items(), strict=True):
             marks = style_of(name.partition(",")[0]) | {"linestyle": "none", "markersize": 4}
             for number, shares in enumerate(networks):
                 axes.plot(np.arange(len(shares)), shares, **marks, label=None if number else "measured")
@@ -49,10 +48,8 @@ def path_lengths(
             axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]), xlabel="branches taken")
             axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        for axes in panels[len(measured) :]:
-            axes.set_axis_off()
         panels[0].set_ylabel("share of the signal")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, panels, 2)
         return figure
 
     said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
