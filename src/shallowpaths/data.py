@@ -239,8 +239,8 @@ def _halved(data: Dataset) -> Dataset:
     train, test = (
         F.avg_pool2d(images.float(), 2).add_(0.5).floor_().byte() for images in (data.train_images, data.test_images)
     )
-    more = {"padding": data.padding // 2, "flips": data.flips}
-    return _dataset(f"{data.name}-16x16", train, data.train_labels, test, data.test_labels, **more)
+    parts = train, data.train_labels, test, data.test_labels
+    return _dataset(f"{data.name}-16x16", *parts, padding=data.padding // 2, flips=data.flips)
 
 
 def _check_files(folder: Path, datasets) -> None:
@@ -270,24 +270,12 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(a).float()[:, None, None] for a in (mean, np.sqrt(variance)))
 
 
-def _dataset(
-    name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, **more
-) -> Dataset:
-    mean, std = _mean_and_std(train_images)
+def _dataset(name: str, *parts: Tensor, padding: int, flips: bool) -> Dataset:
+    """A data set from its training images and labels and those for testing, without a validation split as yet."""
     digest = hashlib.sha256()
-    for tensor in (train_images, train_labels, test_images, test_labels):
+    for tensor in parts:
         digest.update(tensor.numpy().tobytes())
-    return Dataset(
-        name=name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        validation_images=train_images[:0],
-        validation_labels=train_labels[:0],
-        mean=mean,
-        std=std,
-        classes=int(train_labels.max()) + 1,
-        checksum=digest.hexdigest(),
-        **more,
-    )
+    images, labels, *_ = parts
+    mean, std = _mean_and_std(images)
+    classes = int(labels.max()) + 1
+    return Dataset(name, *parts, images[:0], labels[:0], mean, std, classes, padding, flips, digest.hexdigest())
