@@ -132,13 +132,14 @@ class Explorer:
         first `length` entries of that row of "columns".
         """
         pictures = {self._key(state): self.picture(**state) for state in self.states()}
-        columns = _Columns(_short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns)
-        axes, styles = _Distinct(), _Distinct()
+        rows, places = _shared(_short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns)
+        axes: dict[str, int] = {}
+        styles: dict[str, int] = {}
         packed = {
             key: [
-                *(axes.number(axis.packed) for axis in p.axes.values()),
+                *(_number(axes, axis.packed) for axis in p.axes.values()),
                 [
-                    [styles.number(s.style), *(columns.place(_short(getattr(s, c))) for c in s.columns)]
+                    [_number(styles, s.style), *(places[_short(getattr(s, c))] for c in s.columns)]
                     for s in p.series
                 ],
                 p.words,
@@ -150,7 +151,7 @@ class Explorer:
             | ({"only": self._only(c)} if c.only else {})
             for c in self.controls
         ]
-        tables = {"columns": columns.rows, "axes": axes.items, "styles": styles.items}
+        tables = {"columns": rows, "axes": list(map(json.loads, axes)), "styles": list(map(json.loads, styles))}
         return {"title": self.title, "controls": controls, "pictures": packed} | tables
 
     def _key(self, state: Mapping[str, Any]) -> str:
@@ -208,36 +209,20 @@ def _widget(control: Control) -> ipywidgets.Widget:
     return kind(options=options, value=control.start, description=control.label, **look)
 
 
-class _Columns:
-    """Columns of numbers, where one that begins another is kept as a part of it."""
-
-    def __init__(self, columns: Iterable[tuple[float, ...]]):
-        self.rows: list[tuple[float, ...]] = []
-        self._places: dict[tuple[float, ...], list[int]] = {}
-        for column in sorted(set(columns), reverse=True):  # what begins another comes right after it
-            if not (self.rows and self.rows[-1][: len(column)] == column):
-                self.rows.append(column)
-            self._places[column] = [len(self.rows) - 1, len(column)]
-
-    def place(self, column: tuple[float, ...]) -> list[int]:
-        """[number of the row, length]."""
-        return self._places[column]
+def _shared(columns: Iterable[tuple[float, ...]]) -> tuple[list[tuple[float, ...]], dict[tuple[float, ...], list[int]]]:
+    """Rows of numbers, and for each column its [number of the row, length]: one that begins another is a part of its row."""
+    rows: list[tuple[float, ...]] = []
+    places = {}
+    for column in sorted(set(columns), reverse=True):  # what begins another comes right after it
+        if not (rows and rows[-1][: len(column)] == column):
+            rows.append(column)
+        places[column] = [len(rows) - 1, len(column)]
+    return rows, places
 
 
-class _Distinct:
-    """Things that are alike, once each."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, item: Any) -> int:
-        """Its place in `items`."""
-        key = json.dumps(item, sort_keys=True)
-        if key not in self._numbers:
-            self._numbers[key] = len(self.items)
-            self.items.append(item)
-        return self._numbers[key]
+def _number(known: dict[str, int], item: Any) -> int:
+    """The place of an item, written as JSON, among those known; a new one comes last."""
+    return known.setdefault(json.dumps(item), len(known))
 
 
 def _short(column: Iterable[float]) -> tuple[float, ...]:
