@@ -10,7 +10,7 @@ from shallowpaths import measure
 from shallowpaths.networks import ResidualMLP, WideResNet
 
 LABELS = torch.tensor([0, 1, 2, 3])
-MEASUREMENTS = {
+OF_BLOCKS = {
     "signal_statistics": measure.signal_statistics,
     "moving_statistics": lambda network, inputs: measure.moving_statistics(network, [inputs, inputs]),
     "gradient_statistics": measure.gradient_statistics,
@@ -18,6 +18,10 @@ MEASUREMENTS = {
     "gradient_correlation": measure.gradient_correlation,
     "input_correlation": measure.input_correlation,
     "path_spectrum": measure.path_spectrum,
+}
+MEASUREMENTS = OF_BLOCKS | {
+    "hessian_eigenvalues": lambda network, inputs: measure.hessian_eigenvalues(network, inputs, LABELS, count=2),
+    "gradient_noise": lambda network, inputs: measure.gradient_noise(network, inputs, LABELS, 1),
 }
 every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
 
@@ -149,10 +153,10 @@ def test_bad_inputs_are_refused(name, inputs, message):
         MEASUREMENTS[name](ResidualMLP(), inputs)
 
 
-@every_measurement
+@pytest.mark.parametrize("name", OF_BLOCKS)
 def test_a_network_without_residual_blocks_is_refused(name):
     with pytest.raises(ValueError, match="Linear has no residual block"):
-        MEASUREMENTS[name](nn.Linear(2, 2), torch.randn(4, 2))
+        OF_BLOCKS[name](nn.Linear(2, 2), torch.randn(4, 2))
 
 
 def test_other_bad_arguments_are_refused():

@@ -1,11 +1,13 @@
-"""The paper's depth table, and what it says of records."""
+"""The paper's depth table, and what it and the batch-size study say of records."""
 
+import itertools
 import math
 
 import pytest
 
 from made_records import record
 from shallowpaths.experiments import paper, tables
+from shallowpaths.experiments.records import best_rate, group_by
 from shallowpaths.experiments.store import SHIPPED, load_records, shipped_records
 from shallowpaths.pages.tables import paper_table
 from shallowpaths.training.train import train
@@ -125,6 +127,24 @@ def test_the_quick_table_agrees_with_the_paper(seed):
     verdicts = {(c.published.recipe, c.published.depth, c.published.l2): c.verdict for c in paper.beside_paper(runs)}
     assert len(verdicts) == 18
     assert set(verdicts.values()) == {"reproduced"}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_quick_batch_size_study_agrees_with_the_paper(seed):
+    """By training loss. A step of the grid is a factor of 2, the batch sizes 8 to 512 are factors of 4 apart."""
+    groups = group_by((r for r in shipped_records("quick-batch-size") if r.config.seed == seed), "recipe", "batch_size")
+    found = {key: best_rate(runs, stable_below=paper.TRAINS_BELOW) for key, runs in groups.items()}
+    assert len(found) == 12
+    assert not any(best.on_edge for best in found.values())
+    for recipe in ("batchnorm", "skipinit", "regularized-skipinit"):
+        rates = [found[recipe, size].between_rates for size in (8, 32, 128, 512)]
+        assert all(later > 1.5 * earlier for earlier, later in itertools.pairwise(rates)), "the best rate rises"
+        assert 8 < rates[2] / rates[0] < 32, "as the batch, 16, within a step of the grid"
+        assert rates[3] / rates[2] < 3.5, "and falls behind at the largest batch"
+    for size in (8, 32):
+        ratio = found["batchnorm", size].between_rates / found["skipinit", size].between_rates
+        assert 1 / 4 < ratio < 4, "similar best rates at the smallest batches: within two steps of the grid"
+    assert found["batchnorm", 512].largest_stable >= 4 * found["skipinit", 512].largest_stable
 
 
 def test_a_shipped_record_is_what_its_config_gives_again():

@@ -28,12 +28,14 @@ class Position:
         results: for each run what is known of its record: its outcome, "running" until it has one, and its curve.
         epoch: the epoch that is under way, from 0.
         seconds: training time so far.
+        measured: what was measured at the start of this epoch, to go into its point of the curve.
         taken: loss and accuracy of each step that this epoch has taken: one number, or one for each of several runs.
     """
 
     results: list[dict[str, Any]]
     epoch: int = 0
     seconds: float = 0.0
+    measured: dict[str, float] = field(default_factory=dict)
     taken: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
 

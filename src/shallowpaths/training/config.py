@@ -19,6 +19,7 @@ SCHEDULES = ("paper", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CHOICES = {"network": NETWORKS, "data": DATA, "schedule": SCHEDULES, "precision": PRECISIONS, "device": DEVICES}
 DEFAULT_EPOCHS = 5
+FEWEST_BATCHES = 4  # from which the noise of gradients is measured
 FLOAT32_ALMOST_LARGEST = 3e38
 LARGEST = {"depth": 10**5, "width": 10**6, "batch_size": 10**6, "ghost_batch": 10**6, "epochs": 10**6, "steps": 10**9}
 
@@ -45,6 +46,7 @@ class RunConfig:
         schedule: "paper" (constant, then halved every tenth of the second half) or "constant".
         dropout: rate before the classifier, for recipes that have dropout.
         augment: random crop and, on CIFAR-10, flip.
+        curvature_images: training images on which curvature and gradient noise are measured at the start of each epoch; 0: none.
         validation: fraction of the training set held out to choose rates on; 0 trains on everything.
         seed: initialization, order, augmentation and dropout all follow from it.
         precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
@@ -68,6 +70,7 @@ class RunConfig:
     schedule: str = "paper"
     dropout: float = 0.6
     augment: bool = True
+    curvature_images: int = 0
     validation: float = 0.0
     seed: int = 0
     precision: str = "float32"
@@ -95,6 +98,11 @@ class RunConfig:
             if getattr(self, name) is not None or name not in ("ghost_batch", "epochs", "steps"):
                 least = 2 if name == "ghost_batch" else 1  # one image has no variance
                 checks.whole(name, getattr(self, name), least, largest)
+        checks.whole("curvature_images", self.curvature_images, at_least=0)
+        if self.curvature_images % self.batch_size or 0 < self.curvature_images < FEWEST_BATCHES * self.batch_size:
+            raise ValueError(
+                f"curvature_images {self.curvature_images} must be 0, or {FEWEST_BATCHES} or more whole batches of {self.batch_size}"
+            )
         checks.seed(self.seed)
         checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
         for name in ("l2", "alpha_rate"):
@@ -126,6 +134,10 @@ class RunConfig:
         if self.batch_size > left:
             raise ValueError(
                 f"batch_size {self.batch_size} is larger than the training split, {left} images of {self.data}"
+            )
+        if self.curvature_images > left:
+            raise ValueError(
+                f"curvature_images {self.curvature_images} are more than the training split, {left} images of {self.data}"
             )
         chunk = self.batch_size if self.ghost_batch is None else self.batch_size % self.ghost_batch
         if chunk == 1 and self.network == "residual-mlp" and get_recipe(self.recipe).normalizes_end:

@@ -26,12 +26,14 @@ class RunRecord:
         config: the run's settings, with the device resolved.
         outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
         curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
-            validation_loss and validation_accuracy.
+            validation_loss and validation_accuracy. With `curvature_images`, also what `training.curvature` finds at the epoch's
+            start: largest_eigenvalue, and of a GradientNoise gradient_square, gradient_variance, gradient_curvature and
+            noise_curvature; all are absent where the network was about to diverge.
         test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
         parameters: number of trainable parameters.
         data_checksum: SHA-256 of the data set's tensors.
         train_images: images that were trained on.
-        seconds: wall time of training, evaluation included, loading excluded.
+        seconds: wall time of training, evaluation and curvature included, loading excluded.
         lanes: how many runs were trained as one, this among them; `seconds` is then its share.
         device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
     """

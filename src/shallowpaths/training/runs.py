@@ -193,14 +193,16 @@ def check_lanes(configs: Sequence[RunConfig]) -> None:
     if differing:
         raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
     if reason := _only_alone(configs[0]):
-        raise ValueError(f"recipe {configs[0].recipe!r} has {reason}: its runs cannot be trained as lanes")
+        raise ValueError(f"{reason}: such runs cannot be trained as lanes")
 
 
 def _only_alone(config: RunConfig) -> str | None:
     """What a run has that no lane can have."""
     recipe = get_recipe(config.recipe)
     if recipe.dropout and config.dropout > 0:
-        return "dropout"
+        return f"recipe {config.recipe!r} has dropout"
     if recipe.normalizes_end and config.precision == "bfloat16":  # torch's rule for lanes takes float32 statistics only
-        return "batch normalization, which torch does not stack in bfloat16"
+        return f"recipe {config.recipe!r} has batch normalization, which torch does not stack in bfloat16"
+    if config.curvature_images:
+        return f"curvature_images is {config.curvature_images}, and curvature is measured of one network"
     return None

@@ -22,6 +22,7 @@ from shallowpaths.networks import count_parameters
 from shallowpaths.training import checkpoints
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig, only_configs
+from shallowpaths.training.curvature import curvature
 from shallowpaths.training.epochs import EpochResult, Timetable, evaluate
 from shallowpaths.training.record import RunRecord, commit, versions
 from shallowpaths.training.runs import LaneRuns, Run, Trainable, check_lanes
@@ -81,7 +82,7 @@ def train_lanes(
 
     Raises:
         ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
-            does not draw as a run alone does; the lanes do not fit in memory together; and what `train` refuses.
+            does not draw as a run alone does, or measure curvature; the lanes do not fit in memory together; and what `train` refuses.
     """
     only_configs(configs)
     if len(configs) != 1:
@@ -111,7 +112,7 @@ def train_lanes(
         started = time.perf_counter()
         runs = Run(first, data, options=options) if lanes == 1 else LaneRuns(configs, data, options)
         position = Position([{"outcome": "running", "curve": []} for _ in configs])
-        _run(runs, data, position, saver, title, progress)
+        _run(runs, data, position, saver, title, progress, first.curvature_images)
     if saver and not keep_checkpoint:
         checkpoints.discard(saver.path)
     seconds = position.seconds + time.perf_counter() - started
@@ -133,7 +134,7 @@ def train_lanes(
 
 
 def _run(
-    runs: Trainable, data: Dataset, position: Position, saver: "_Saver | None", title: str, progress: bool
+    runs: Trainable, data: Dataset, position: Position, saver: "_Saver | None", title: str, progress: bool, curvature_images: int
 ) -> None:
     """Train to the end, from a checkpoint on where there is one. Outcomes, curves and test results go to `position`."""
     if saver:
@@ -147,10 +148,11 @@ def _run(
                 saver.save_if_due(runs, position)
 
         for epoch in range(position.epoch, times.epochs):
+            _measure(runs.networks[0], data, times, curvature_images, position)
             found = runs.epoch(epoch, on_step, position.taken)
             for network, result, mine in zip(runs.networks, position.results, found, strict=True):
                 if result["outcome"] == "running":
-                    _note_epoch(network, data, runs.precision, times, epoch, mine, result)
+                    _note_epoch(network, data, runs.precision, times, epoch, mine, position.measured, result)
             position.epoch = epoch + 1
             position.taken.clear()
             pairs = zip(found, position.results, strict=True)
@@ -162,6 +164,12 @@ def _run(
     for network, result in zip(runs.networks, position.results, strict=True):
         if result["outcome"] == "running":
             _test(network, data, runs.precision, times, result)
+
+
+def _measure(network: nn.Module, data: Dataset, times: Timetable, images: int, position: Position) -> None:
+    """Curvature, at the start of an epoch; where the epoch goes on from a checkpoint, that holds it."""
+    if images and not position.taken:
+        position.measured = curvature(network, data, images, times.batch_size)
 
 
 def _test(network: nn.Module, data: Dataset, precision: str, times: Timetable, result: dict[str, Any]) -> None:
@@ -180,6 +188,7 @@ def _note_epoch(
     times: Timetable,
     epoch: int,
     found: EpochResult,
+    measured: dict[str, float],
     result: dict[str, Any],
 ) -> None:
     """Add an epoch to a run's curve; or say that the run has diverged."""
@@ -194,7 +203,7 @@ def _note_epoch(
             result |= {"outcome": "diverged", "diverged_step": times.steps_before(epoch + 1)}
             return
         point |= {"validation_loss": loss, "validation_accuracy": accuracy}
-    result["curve"].append(point)
+    result["curve"].append(point | measured)
 
 
 class _Saver:

@@ -1,0 +1,28 @@
+"""Any quantity against any other: what is drawn is what was given."""
+
+import pytest
+
+from shallowpaths.pages import plots
+
+MEASURED = {"batchnorm": {1: 2.0, 4: 8.0}, "skipinit, seed 0": {1: 3.0, 4: 5.0}, "skipinit, seed 1": {1: 4.0, 4: 6.0}}
+PREDICTED = {"bound": {1: 1.0, 4: 16.0}, "limit": {1: 7.0}}
+
+
+def test_marks_and_lines_are_what_was_measured_and_predicted():
+    figure = plots.values_against(MEASURED, PREDICTED, "blocks", "eigenvalue", log="xy", title="digits")
+    (axes,) = figure.light.axes
+    drawn = {line.get_label(): dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.get_lines()}
+    assert drawn == {**MEASURED, **PREDICTED}
+    assert (axes.get_xscale(), axes.get_yscale(), axes.get_title()) == ("log", "log", "digits")
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "4"]
+    assert len({line.get_linestyle() for line in axes.get_lines() if line.get_label().startswith("skipinit")}) == 2
+    assert figure.alt == (
+        "eigenvalue against blocks. measured: batchnorm 2 at 1, 8 at 4; skipinit, seed 0 3 at 1, 5 at 4; skipinit, seed 1 4 at 1, "
+        "6 at 4. predicted: bound 1 at 1, 16 at 4; limit 7 at 1."
+    )
+    assert figure.svg()
+
+
+def test_nothing_measured_is_refused():
+    with pytest.raises(ValueError, match="nothing measured"):
+        plots.values_against({}, PREDICTED, "x", "y")
