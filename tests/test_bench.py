@@ -68,13 +68,6 @@ def test_a_ratio_is_of_seconds_and_pairs_take_turns():
     assert "3 pairs" in detail
 
 
-def test_without_cifar_the_images_are_random_and_the_detail_says_so(monkeypatch, tmp_path):
-    monkeypatch.delenv("SHALLOWPATHS_DATA", raising=False)
-    data, what = timing.images(CPU, tmp_path)
-    assert data.image_shape == (3, 32, 32)
-    assert "random images" in what
-
-
 def test_the_usual_pictures_are_standardized_as_ours_are():
     data = timing.random_images(CPU)
     pictures = timing.Pictures(data, 4)

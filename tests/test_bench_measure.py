@@ -32,7 +32,7 @@ def test_memory_counts_the_weights_and_the_measurement_adds_little():
 
 
 def test_the_command_writes_the_rows_and_prints_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.run, "__defaults__", ((), None, SMALL, None))
+    monkeypatch.setattr(bench.run, "__defaults__", ((), None, SMALL))
     path = tmp_path / "_build" / "bench.json"
     result = CliRunner().invoke(main, ["bench", "--device", "cpu", "--output", str(path)])
     assert result.exit_code == 0, result.output
@@ -48,7 +48,7 @@ def test_the_command_writes_the_rows_and_prints_them(tmp_path, monkeypatch):
 
 
 def test_one_row_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.run, "__defaults__", ((), None, SMALL, None))
+    monkeypatch.setattr(bench.run, "__defaults__", ((), None, SMALL))
     path = tmp_path / "bench.json"
     CliRunner().invoke(main, ["bench", "--only", "measure_time_over_forward", "--output", str(path)])
     assert [row["name"] for row in json.loads(path.read_text())] == ["measure_time_over_forward"]

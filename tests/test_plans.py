@@ -5,7 +5,7 @@ import types
 import pytest
 
 from shallowpaths.experiments import costs, plans
-from shallowpaths.experiments.costs import operations_per_image, predict, steps_of, work
+from shallowpaths.experiments.costs import operations_per_image, predicted_seconds, steps_of, work
 from shallowpaths.experiments.plans import read_plan
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training.config import RunConfig
@@ -182,7 +182,7 @@ def test_work_grows_with_depth_epochs_and_width():
 def test_a_prediction_for_what_does_not_fit_in_memory_is_refused_by_name():
     """Its second convolution alone has more weights than a process has addresses."""
     with pytest.raises(ValueError, match=r"does not fit in memory: .* width 1000000"):
-        predict([RunConfig(width=10**6, device="cpu")])
+        predicted_seconds([RunConfig(width=10**6, device="cpu")])
 
 
 def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
@@ -201,7 +201,6 @@ def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
     monkeypatch.setattr(costs.Run, "epoch", timed)
     monkeypatch.setattr(costs, "_step_seconds", costs._step_seconds.__wrapped__)  # not one that was measured before
     config = RunConfig(depth=28, epochs=2, batch_size=32, device="cpu")
-    predicted = predict([config])
-    assert (predicted.runs, predicted.device) == (1, "cpu")
-    assert predicted.seconds == pytest.approx(config.total_steps(1437) * 5 * 2), "28 layers are twice 16 layers' blocks"
-    assert predict([config, config.replace(seed=1)]).seconds == pytest.approx(2 * predicted.seconds)
+    seconds = predicted_seconds([config])
+    assert seconds == pytest.approx(config.total_steps(1437) * 5 * 2), "28 layers are twice 16 layers' blocks"
+    assert predicted_seconds([config, config.replace(seed=1)]) == pytest.approx(2 * seconds)

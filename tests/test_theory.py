@@ -367,18 +367,14 @@ def test_divide_sqrt2_makes_inputs_alike_down_to_what_the_width_leaves():
     assert measured > 4 * signal.skip_variance[100]
 
 
-def test_bands_shrink_with_width_and_seeds():
+def test_bands_shrink_with_width():
     signal = theory.signal(20, **BATCHNORM)
     wide, narrow = theory.finite_width(signal, 1024, 64), theory.finite_width(signal, 64, 64)
     assert (wide.relative_deviation < narrow.relative_deviation).all()
     low, high = narrow.band(signal.skip_second_moment, deviations=2)
     assert (low < signal.skip_second_moment).all()
     assert (high > signal.skip_second_moment).all()
-    assert np.log(high / low) == pytest.approx(
-        2 * np.log(np.divide(*narrow.band(signal.skip_second_moment, 2, 4)[::-1]))
-    )
-    aligned = theory.finite_width(signal, 1024, 64, mean_squared_correlation=0.2)
-    assert (aligned.relative_deviation > wide.relative_deviation).all()
+    assert np.log(high / low) == pytest.approx(4 * narrow.relative_deviation)
 
 
 # Limits
@@ -395,11 +391,9 @@ def test_overflow_depth_is_where_doubling_overflows(precision, kind):
     assert predicted == (values, squares)
 
 
-def test_overflow_of_bfloat16_extremes_and_growth():
+def test_overflow_of_bfloat16_and_of_extremes():
     assert theory.overflow_depth("bfloat16") == theory.overflow_depth("float32") == (256, 128)
     assert theory.overflow_depth("float32", values=10**5) == (252, 124)
-    assert theory.overflow_depth("float32", growth=1.0) == (None, None)
-    assert theory.overflow_depth("float32", growth=4.0) == (128, 64)
 
 
 def test_padding_gain_is_the_exact_mean_of_he_convolutions():
@@ -409,7 +403,6 @@ def test_padding_gain_is_the_exact_mean_of_he_convolutions():
         image = sum(padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)) / 9
     assert theory.padding_gain(4, layers=2) == pytest.approx(image.mean())
     assert theory.padding_gain(2) == pytest.approx(4 / 9)
-    assert theory.padding_gain(5, kernel=1) == pytest.approx(1)
     grown = theory.signal(3, layer_gain=[1.0, 0.25, 0.5], layers_per_block=1)
     assert grown.output_second_moment == pytest.approx([2, 2.5, 3.75])
 
@@ -475,7 +468,6 @@ def test_parallel_seconds_in_closed_form():
         (lambda: theory.finite_width(theory.signal(3), -4, 8), "width -4"),
         (lambda: theory.finite_width(theory.signal(3), 4, 1), "batch 1"),
         (lambda: theory.overflow_depth("int8"), "'int8'.*bfloat16"),
-        (lambda: theory.padding_gain(8, kernel=2), "kernel is 2"),
         (lambda: theory.largest_stable_rate(-1.0), "largest_eigenvalue -1.0"),
         (lambda: theory.effective_learning_rate(0.1, 1.0), "momentum 1.0"),
         (lambda: theory.optimal_learning_rate(0, 1.0, 1.0), "batch_size 0"),

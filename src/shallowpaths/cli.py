@@ -256,15 +256,12 @@ def list_recipes() -> None:
     help="Write the rows to this file, as a list in JSON.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this row only; may be given several times.")
-@click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are; without them images are random."
-)
-def run_bench(device: str, output: Path, only: tuple[str, ...], data_folder: Path | None) -> None:
+def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
     from shallowpaths.bench import rows as bench  # imports torch, which --help and mistakes need not wait for
 
     _check_writable(output)
-    results = bench.run(only, device, data_folder=data_folder)
+    results = bench.run(only, device)
     says = {True: "yes", False: "no", None: ""}
     rows = [(r.name, r.device, f"{r.value:.3f}", r.target or "", says[r.holds], r.detail) for r in results]
     click.echo(tabulate(rows, headers=("row", "device", "value", "target", "holds", "detail"), disable_numparse=True))

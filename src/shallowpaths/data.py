@@ -20,6 +20,7 @@ from shallowpaths._torchvision import import_torchvision
 from shallowpaths.theory.checks import number, one_of
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
+IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
 DIGITS_TEST = 360  # of 1797 images
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
 
@@ -103,7 +104,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
             names the folder.
     """
-    one_of("data", name, ("digits", "cifar10", "cifar10-16x16"))
+    one_of("data", name, IMAGE_SHAPES)
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
@@ -116,6 +117,14 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
         raise ValueError(f"the data folder {where} cannot be found: {error}") from error
     except OSError as error:
         raise ValueError(f"CIFAR-10 in {where} cannot be read: {error.strerror}: {error.filename}") from error
+
+
+def noise(name: str, count: int) -> Dataset:
+    """Random images for training, in the shape of the data set called `name`: to measure what a step on it costs."""
+    shape = IMAGE_SHAPES[name]
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % 10
+    return _dataset(name, images, labels, images[:0], labels[:0], padding=shape[1] // 8, flips=name != "digits")
 
 
 def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
@@ -230,8 +239,8 @@ def _halved(data: Dataset) -> Dataset:
     train, test = (
         F.avg_pool2d(images.float(), 2).add_(0.5).floor_().byte() for images in (data.train_images, data.test_images)
     )
-    more = {"padding": data.padding // 2, "flips": data.flips}
-    return _dataset(f"{data.name}-16x16", train, data.train_labels, test, data.test_labels, **more)
+    parts = train, data.train_labels, test, data.test_labels
+    return _dataset(f"{data.name}-16x16", *parts, padding=data.padding // 2, flips=data.flips)
 
 
 def _check_files(folder: Path, datasets) -> None:
@@ -261,24 +270,12 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.from_numpy(a).float()[:, None, None] for a in (mean, np.sqrt(variance)))
 
 
-def _dataset(
-    name: str, train_images: Tensor, train_labels: Tensor, test_images: Tensor, test_labels: Tensor, **more
-) -> Dataset:
-    mean, std = _mean_and_std(train_images)
+def _dataset(name: str, *parts: Tensor, padding: int, flips: bool) -> Dataset:
+    """A data set from its training images and labels and those for testing, without a validation split as yet."""
     digest = hashlib.sha256()
-    for tensor in (train_images, train_labels, test_images, test_labels):
+    for tensor in parts:
         digest.update(tensor.numpy().tobytes())
-    return Dataset(
-        name=name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        validation_images=train_images[:0],
-        validation_labels=train_labels[:0],
-        mean=mean,
-        std=std,
-        classes=int(train_labels.max()) + 1,
-        checksum=digest.hexdigest(),
-        **more,
-    )
+    images, labels, *_ = parts
+    mean, std = _mean_and_std(images)
+    classes = int(labels.max()) + 1
+    return Dataset(name, *parts, images[:0], labels[:0], mean, std, classes, padding, flips, digest.hexdigest())

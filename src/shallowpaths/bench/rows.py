@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import resource
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.bench import steps as training
-from shallowpaths.bench.timing import IMAGES, PAIRS, range_words, seconds
+from shallowpaths.bench.timing import PAIRS, ratio
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
@@ -33,16 +32,12 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to measure, and the bound on its value, if there is one, on these kinds of device.
-
-    `on_images` says that the function also takes the folder with CIFAR-10.
-    """
+    """One thing to measure, and the bound on its value, if there is one, on these kinds of device."""
 
     name: str
     measure: Callable[..., tuple[float, str]]
     at_most: float | None = None
     at_least: float | None = None
-    on_images: bool = False
     kinds: tuple[str, ...] = ("cpu", "cuda", "mps")
 
     @property
@@ -75,14 +70,8 @@ def measure_time_over_forward(
 ) -> tuple[float, str]:
     """Seconds that `signal_statistics` takes over those of a plain forward pass: the median over interleaved pairs."""
     network, images = _network_and_images(device, depth, width, batch)
-    ratios, plain = [], []
-    for _ in range(pairs + 1):
-        plain.append(seconds(partial(_forward, network, images), device))
-        ratios.append(seconds(partial(signal_statistics, network, images), device) / plain[-1])
-    ratios, plain = ratios[1:], plain[1:]  # the first pair warms up
-    return statistics.median(ratios), (
-        f"WRN-{depth}-{width}, {batch} images; forward {statistics.median(plain):.2f} s; {range_words(ratios)}"
-    )
+    work = (partial(function, network, images) for function in (signal_statistics, _forward))
+    return ratio(*work, device, f"WRN-{depth}-{width}, {batch} images", pairs)
 
 
 def measure_memory_over_forward(
@@ -93,7 +82,7 @@ def measure_memory_over_forward(
     Each pass runs in a fresh process, whose peak is its own.
     """
     arguments = (str(device), depth, width, batch)
-    plain, measured = (_in_fresh_process(_peak_memory, what, *arguments) for what in ("forward", "measure"))
+    plain, measured = (_in_fresh_process(_peak_memory, work, *arguments) for work in (_forward, signal_statistics))
     return measured / plain, (
         f"WRN-{depth}-{width}, {batch} images; {plain / MEBIBYTE:.0f} MiB forward, {measured / MEBIBYTE:.0f} MiB measured"
     )
@@ -105,33 +94,19 @@ def compile_1000_over_100(device: torch.device) -> tuple[float, str]:
     return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
 
 
-def first_step_seconds(device: torch.device) -> tuple[float, str]:
-    """Seconds of a new network's first step, in a fresh process without a cache."""
-    return _in_fresh_process(training.measure_first_step, str(device))
-
-
-def step_peak_memory(device: torch.device) -> tuple[float, str]:
-    """Peak memory of one step in MiB, images and weights included and libraries not."""
-    peak = _in_fresh_process(_peak_memory, "step", str(device), 16, 1, 128)
-    return peak / MEBIBYTE, f"MiB, WRN-16-1, batch 128, {IMAGES} images"
-
-
 _OVER_USUAL = training.measure_step_over_usual
 _GHOST = {"above": {"ghost_batch": 32}, "below": {}}
 _SCALAR = {"above": {"recipe": "skipinit-1/sqrt(d)"}, "below": {"recipe": "unnormalized"}, "pairs": 6 * PAIRS}
 
 ROWS: tuple[Row, ...] = (
-    Row("step_over_bare", training.measure_step_over_bare, at_least=0.95, on_images=True),
-    Row("step_over_usual", _OVER_USUAL, at_least=1.25, on_images=True),
-    Row("step_over_usual_width_2", partial(_OVER_USUAL, width=2), at_least=1.25, on_images=True, kinds=("cpu",)),
-    Row("step_over_usual_width_4", partial(_OVER_USUAL, width=4), at_least=10, on_images=True, kinds=("cuda",)),
+    Row("step_over_bare", training.measure_step_over_bare, at_least=0.95),
+    Row("step_over_usual", _OVER_USUAL, at_least=1.25),
+    Row("step_over_usual_width_2", partial(_OVER_USUAL, width=2), at_least=1.25, kinds=("cpu",)),
+    Row("step_over_usual_width_4", partial(_OVER_USUAL, width=4), at_least=10, kinds=("cuda",)),
     Row("depth_1000_over_eager", training.measure_depth_1000_over_eager, at_least=3, kinds=("cuda",)),
-    Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25, on_images=True),
-    Row("augment_over_torchvision_batches", training.measure_augment_over_torchvision_batches, on_images=True),
-    Row("compiled_over_eager", training.measure_compiled_over_eager, on_images=True),
-    Row("ghost_over_plain_batchnorm", partial(training.measure_settings, **_GHOST), at_most=1.25, on_images=True),
-    Row("ghost_over_loop", training.measure_ghost_over_loop),
-    Row("scalar_over_none", partial(training.measure_settings, **_SCALAR), at_most=1.02, on_images=True),
+    Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25),
+    Row("ghost_over_plain_batchnorm", partial(training.measure_settings, **_GHOST), at_most=1.25),
+    Row("scalar_over_none", partial(training.measure_settings, **_SCALAR), at_most=1.02),
     Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
     Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
     Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), kinds=("cpu", "mps")),
@@ -139,22 +114,14 @@ ROWS: tuple[Row, ...] = (
     Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), at_most=2.5, kinds=("cuda",)),
     Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), at_most=2.5, kinds=("cuda",)),
     Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
-    # An eager step at 83 % of a matrix product's rate leaves compiling nothing to gain: so the bound stands here, where the
-    # device's limit is, and compiled_over_eager is there to be read.
     Row("flops_over_matrix_product", training.measure_achieved_flops, at_least=0.75),
-    Row("first_step_seconds", first_step_seconds),
-    Row("step_peak_memory", step_peak_memory),
     Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
     Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
 )
 
 
-def run(
-    only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS, data_folder: Path | None = None
-) -> list[Result]:
-    """Measure the rows named in `only`, or all; progress goes to stderr.
-
-    data_folder: where CIFAR-10's files are; without it, and without SHALLOWPATHS_DATA, images are random.
+def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[Result]:
+    """Measure the rows named in `only`, or all, on random images; progress goes to stderr.
 
     Raises:
         ValueError: no row for this device has such a name; a device that this machine does not have.
@@ -167,7 +134,7 @@ def run(
     said, results = f"{device_name(where)}, torch {torch.__version__}", []
     for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
         bar.set_description(row.name)
-        value, detail = row.measure(where, data_folder) if row.on_images else row.measure(where)
+        value, detail = row.measure(where)
         results.append(Result(row.name, said, value, row.target, row.holds(value), detail))
     return results
 
@@ -196,21 +163,14 @@ def _in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def _peak_memory(what: str, device: str, depth: int, width: int, batch: int) -> float:
+def _peak_memory(work: Callable[..., object], device: str, depth: int, width: int, batch: int) -> float:
     """Bytes, above what the process held before it built the network."""
     where = torch.device(device)
     signal_statistics(*_network_and_images(where, depth=10, width=1, batch=2))  # torch loads parts at first use
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     before = _peak_bytes(where)
-    if what == "step":
-        training.one_step(device)
-        return _peak_bytes(where) - before
-    network, images = _network_and_images(where, depth, width, batch)
-    if what == "measure":
-        signal_statistics(network, images)
-    else:
-        _forward(network, images)
+    work(*_network_and_images(where, depth, width, batch))
     return _peak_bytes(where) - before
 
 

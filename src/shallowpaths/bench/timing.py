@@ -1,13 +1,11 @@
-"""What the rows measure with: images, a run's steps one at a time, seconds, and the ratio of two that take turns.
+"""What the rows measure with: random images, a run's steps one at a time, seconds, and the ratio of two that take turns.
 
 Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,27 +22,12 @@ from shallowpaths.training.steps import StepOptions
 Measured = tuple[float, str]
 PAIRS = 7
 IN_A_ROW = 10  # steps that a GPU does in one turn
-IMAGES = 10_000  # random ones, where CIFAR-10 is not there
-
-
-def images(device: torch.device, folder: Path | None) -> tuple[Dataset, str]:
-    """CIFAR-10 where its files are, else random images of its shape; and which of them it is."""
-    root = folder or os.environ.get(datasets.FOLDER_VARIABLE)
-    if root and (Path(root) / "cifar-10-batches-py").is_dir():
-        return datasets.load("cifar10", device, root), "CIFAR-10"
-    return random_images(device), "random images, as no folder with CIFAR-10 was named"
+IMAGES = 10_000
 
 
 def random_images(device: torch.device) -> Dataset:
     """A data set of CIFAR-10's shape."""
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(IMAGES) % 10
-    mean, std = torch.full((3, 1, 1), 127.5), torch.full((3, 1, 1), 73.9)
-    both = {"validation_images": pictures[:0], "validation_labels": labels[:0], "classes": 10, "checksum": ""}
-    return Dataset(
-        "random", pictures, labels, pictures[:100], labels[:100], mean=mean, std=std, padding=4, flips=True, **both
-    ).to(device)
+    return datasets.noise("cifar10", IMAGES).to(device)
 
 
 def turn(work: Callable[[], object], device: torch.device) -> float:
@@ -92,7 +75,8 @@ class Pictures(torch.utils.data.Dataset):
         self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        self.transform = transforms.Compose([*steps, transforms.Normalize(*mean_and_std(data))])
+        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))  # of pixels from 0 to 1
+        self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,11 +87,6 @@ class Pictures(torch.utils.data.Dataset):
         if index >= len(self):
             raise IndexError(index)
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
-
-
-def mean_and_std(data: Dataset) -> tuple[list[float], ...]:
-    """Of the channels, for pixels from 0 to 1."""
-    return tuple((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))
 
 
 def ratio(

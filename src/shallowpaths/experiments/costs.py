@@ -4,21 +4,18 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
-import torch
 from tabulate import tabulate
 
 from shallowpaths._device import named_if_too_large, resolve_device, synchronize
-from shallowpaths.data import Dataset
+from shallowpaths.data import IMAGE_SHAPES, noise
 from shallowpaths.recipes import get_recipe
 from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
 TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000}
-IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
 PROBE_DEPTH = 16
 PROBE_BATCHES = (8, 64)
 PROBE_STEPS = 4
@@ -54,38 +51,18 @@ def operations(config: RunConfig) -> float:
 def work(config: RunConfig) -> float:
     """Operations of a whole run, those included that its steps' blocks cost by being started at all.
 
-    Relative: two runs compare by it on any device. `predict` turns it into seconds where seconds are asked for.
+    Relative: two runs compare by it on any device. `predicted_seconds` has seconds, of the device at hand.
     """
     return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a list of runs is predicted to cost.
-
-    Attributes:
-        runs: how many.
-        operations: floating-point operations of all their training steps.
-        seconds: on `device`, one run after the other; diverged runs end early and cost less.
-        device: where the steps were measured.
-    """
-
-    runs: int
-    operations: float
-    seconds: float
-    device: str
-
-
-def predict(configs: Iterable[RunConfig]) -> Prediction:
-    """The cost of some runs on this machine.
+def predicted_seconds(configs: Iterable[RunConfig]) -> float:
+    """How long some runs take on this machine, one after the other; those that diverge end early and cost less.
 
     It rests on real training steps, taken now, of networks of 16 layers at batches of 8 and 64, one pair for each kind
     of network in the list. Seconds a step are taken as linear in the batch, and as proportional to the number of blocks.
     """
-    listed = list(configs)
-    device = resolve_device(listed[0].device if listed else "auto")
-    seconds = sum(_seconds(c) for c in listed)
-    return Prediction(len(listed), sum(map(operations, listed)), seconds, device.type)
+    return sum(map(_seconds, configs))
 
 
 def describe_costs(configs: Iterable[RunConfig]) -> str:
@@ -93,17 +70,16 @@ def describe_costs(configs: Iterable[RunConfig]) -> str:
     configs, parts = list(configs), {}
     for config in configs:
         parts.setdefault((config.network, config.depth, config.width, config.batch_size), []).append(config)
-    predictions = [predict(part) for part in parts.values()]
+    parts["all", "", "", ""] = configs
     rows = [
-        (*part, p.runs, f"{p.operations:.1e}", _duration(p.seconds)) for part, p in zip(parts, predictions, strict=True)
+        (*part, len(runs), f"{sum(map(operations, runs)):.1e}", _duration(predicted_seconds(runs)))
+        for part, runs in parts.items()
     ]
-    total = predict(configs)
-    rows.append(("all", "", "", "", total.runs, f"{total.operations:.1e}", _duration(total.seconds)))
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     basis = (
-        f"Predicted for this machine ({total.device}), one run after the other, from training steps of 16-layer networks "
-        "measured just now, times steps and blocks. Runs that diverge end early and cost less. "
-        f"A device that sustained 10^13 operations a second would take {_duration(total.operations / 1e13)}."
+        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training steps "
+        "of 16-layer networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        f"A device that sustained 10^13 operations a second would take {_duration(sum(map(operations, configs)) / 1e13)}."
     )
     return f"{tabulate(rows, headers=headers, disable_numparse=True)}\n\n{basis}"
 
@@ -145,32 +121,9 @@ def _step_seconds(config: RunConfig) -> float:
 
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
-        run = Run(config.replace(epochs=2), _noise(config))
+        images = noise(config.data, PROBE_STEPS * config.batch_size).to(config.device)
+        run = Run(config.replace(epochs=2), images)
         for epoch in range(2):  # the first warms up
             times.clear()
             run.epoch(epoch, note_time)
     return statistics.median(after - before for before, after in itertools.pairwise(times))
-
-
-def _noise(config: RunConfig) -> Dataset:
-    """A data set of the right shape for PROBE_STEPS steps an epoch."""
-    shape = IMAGE_SHAPES[config.data]
-    generator = torch.Generator().manual_seed(0)
-    count = PROBE_STEPS * config.batch_size
-    images = torch.randint(0, 256, (count, *shape), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (count,), generator=generator)
-    return Dataset(
-        name=config.data,
-        train_images=images,
-        train_labels=labels,
-        test_images=images[:0],
-        test_labels=labels[:0],
-        validation_images=images[:0],
-        validation_labels=labels[:0],
-        mean=torch.full((shape[0], 1, 1), 127.5),
-        std=torch.full((shape[0], 1, 1), 73.6),
-        classes=10,
-        checksum="",
-        padding=shape[1] // 8,
-        flips=config.data != "digits",
-    ).to(config.device)

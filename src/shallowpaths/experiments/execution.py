@@ -89,9 +89,7 @@ def _died(future: Future) -> bool:
 def _begin(sweep: int, threads: int) -> None:
     """What a worker does first."""
     torch.set_num_threads(threads)
-    tqdm.set_lock(
-        threading.RLock()
-    )  # tqdm's own is shared by processes, and a worker that is killed would leave it behind
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and a worker that is killed would leave it behind
     threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
 
 

@@ -70,6 +70,11 @@ def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[R
     return dict(groups)
 
 
+def by_rate(records: Iterable[RunRecord]) -> dict[float, list[RunRecord]]:
+    """Records by their effective learning rate, from the smallest to the largest."""
+    return {rate: runs for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())}
+
+
 def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
     """Records in groups that differ in learning rate and seed only, in order of first appearance."""
     groups: dict[str, list[RunRecord]] = defaultdict(list)
@@ -153,17 +158,16 @@ def best_rate(
         raise ValueError("there is no record to choose a rate from")
     if len(by_setting(records)) > 1:
         raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
-    runs_at = {rate: runs for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())}
-    by_rate = {rate: [criterion(r) for r in runs] for rate, runs in runs_at.items()}
-    stable = {rate: all(value < stable_below for value in values) for rate, values in by_rate.items()}
-    means = {rate: statistics.fmean(values) for rate, values in by_rate.items() if stable[rate]}
+    runs_at = by_rate(records)
+    rates, values_at = list(runs_at), {rate: [criterion(r) for r in runs] for rate, runs in runs_at.items()}
+    stable = {rate: all(value < stable_below for value in values) for rate, values in values_at.items()}
+    means = {rate: statistics.fmean(values) for rate, values in values_at.items() if stable[rate]}
     if not means:
         return BestRate(None, float("inf"), None, None, None, None)
     best = min(means, key=means.__getitem__)
-    margin = _standard_error(by_rate[best], runs_at[best][0] if criterion is validation_error else None)
+    margin = _standard_error(values_at[best], runs_at[best][0] if criterion is validation_error else None)
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
-    from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in by_rate if rate >= best))
-    rates = list(by_rate)
+    from_best_up = itertools.takewhile(stable.__getitem__, (rate for rate in rates if rate >= best))
     edge = "only" if len(rates) == 1 else "high" if best == rates[-1] else "low" if best == rates[0] else None
     return BestRate(best, means[best], (as_good[0], as_good[-1]), max(from_best_up), edge, _vertex(means, best, rates))
 
@@ -205,8 +209,7 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
         raise ValueError("there is no record to choose a rate from")
     if not 0 < loss < math.inf:
         raise ValueError(f"loss {loss!r} must be above 0 and finite: rates are interpolated in its logarithm")
-    by_rate = sorted(group_by(records, "effective_learning_rate").items())
-    means = [(rate, statistics.fmean(final_train_loss(r) for r in runs)) for (rate,), runs in by_rate]
+    means = [(rate, statistics.fmean(map(final_train_loss, runs))) for rate, runs in by_rate(records).items()]
     for (rate, above), (next_rate, below) in itertools.pairwise(means):
         if above >= loss >= below and math.isfinite(above):
             if below <= 0:

@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import itertools
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from tqdm import tqdm
@@ -53,16 +54,17 @@ def sweep(
     whole("lanes", lanes)
     whole("processes", processes)
     wanted = check(configs)
-    late = _deadline(limit_seconds)
+    end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
         kept = None if store is None else stack.enter_context(Store(store))
         done = {record.config.key: record for record in kept.load()} if kept else {}
         missing = [config for config in wanted if config.key not in done]
-        bar = stack.enter_context(_Progress(len(wanted), {c.key: work(c) for c in missing}, progress))
+        left = {config.key: round(work(config)) for config in missing}  # in whole numbers, whose sum is exact
+        bar = stack.enter_context(_progress_bar(len(wanted), left, progress))
         folder = kept.checkpoint_folder if kept else None
         shown = progress and processes == 1
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
-        jobs = itertools.takewhile(lambda _: not late(), in_lanes(missing, lanes))
+        jobs = itertools.takewhile(lambda _: time.monotonic() < end, in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
         for records in execute(jobs, trained):
             keys = [record.config.key for record in records]
@@ -70,7 +72,8 @@ def sweep(
             if kept and kept.append(*records):
                 for together in (keys, *([key] for key in keys)):
                     checkpoints.discard(checkpoints.path_of(folder, together))
-            bar.advance(keys)
+            bar.update(sum(map(left.pop, keys)))
+            bar.set_description_str(_count(len(wanted), left))
         if kept:
             kept.flush()
         return [done[config.key] for config in wanted if config.key in done]
@@ -104,46 +107,12 @@ def _trained(
     return train_lanes(job, data_folder, progress, folder, keep_checkpoint=True)
 
 
-class _Progress:
-    """A bar over a sweep's work, so that the time left is right although one run may cost a hundred times another.
-
-    Args:
-        runs: all of them. left: the work of each that is still to be done, by its key.
-    """
-
-    def __init__(self, runs: int, left: dict[str, float], shown: bool):
-        self.runs, self.left = runs, left
-        self.all_work = sum(left.values())
-        shown = shown and len(left) > 1 and sys.stderr is not None
-        self.bar = tqdm(
-            total=1.0,
-            desc=self._count(),
-            smoothing=0,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
-            **({} if shown else {"disable": True}),  # not given, TQDM_DISABLE decides
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def advance(self, keys: Iterable[str]) -> None:
-        """Some runs are finished."""
-        for key in keys:
-            self.left.pop(key, None)
-        done = 1.0 - sum(self.left.values()) / max(self.all_work, 1.0)  # not added up run by run: it must end at 1
-        self.bar.update(done - self.bar.n)
-        self.bar.set_description_str(self._count())
-
-    def _count(self) -> str:
-        return f"sweep: {self.runs - len(self.left)} of {self.runs} runs"
+def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
+    """Over the work that is left, so that the time left is right although one run may cost a hundred times another."""
+    hidden = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # not given, TQDM_DISABLE decides
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    return tqdm(total=sum(left.values()), desc=_count(runs, left), smoothing=0, bar_format=form, **hidden)
 
 
-def _deadline(seconds: float | None) -> Callable[[], bool]:
-    """A function that says whether the time is over."""
-    if seconds is None:
-        return lambda: False
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() >= end
+def _count(runs: int, left: dict[str, int]) -> str:
+    return f"sweep: {runs - len(left)} of {runs} runs"

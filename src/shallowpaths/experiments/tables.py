@@ -11,6 +11,7 @@ from shallowpaths.experiments.records import (
     BestRate,
     Point,
     best_rate,
+    by_rate,
     by_setting,
     final_train_loss,
     group_by,
@@ -53,7 +54,7 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
     points, choices, on_edge = [], [], 0
     for group in groups:
         name = tuple(str(getattr(group[0].config, s)) for s in settings)
-        points += [(*name, *_point(runs, best)) for runs in _rising(group)]
+        points += [(*name, *_point(runs, best)) for runs in by_rate(group).values()]
         chosen = _choose(group)
         choices.append((*name, *_choice(chosen, group, best)))
         on_edge += chosen.on_edge is not None
@@ -177,10 +178,6 @@ def _telling(groups: list[list[RunRecord]]) -> list[str]:
     return [s for s in order if s in differ or s in ("recipe", "depth")]
 
 
-def _rising(group: list[RunRecord]) -> list[list[RunRecord]]:
-    return [runs for _, runs in sorted(group_by(group, "effective_learning_rate").items())]
-
-
 def _point(runs: list[RunRecord], best: int | None) -> tuple[str, ...]:
     point = summarise(runs, best)
     rate = runs[0].config.effective_learning_rate
@@ -206,6 +203,6 @@ def _choice(chosen: BestRate, group: list[RunRecord], best: int | None) -> tuple
     by = "validation accuracy" if group[0].config.validation else "training loss"
     if chosen.effective_rate is None:
         return "-", "-", "-", "-", "every rate diverged"
-    runs = [r for r in group if r.config.effective_learning_rate == chosen.effective_rate]
+    runs = by_rate(group)[chosen.effective_rate]
     low, high = chosen.as_good
     return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", chosen.on_edge or "no", _accuracy(runs, best), by

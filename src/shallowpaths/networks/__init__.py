@@ -9,13 +9,6 @@ from shallowpaths.networks.ghost import GhostBatchNorm
 from shallowpaths.networks.residual import ResidualAddition, ResidualBlock, ResidualNetwork, Scale, Shift
 
 __all__ = [
-    "GhostBatchNorm",
-    "ResidualAddition",
-    "ResidualBlock",
-    "ResidualMLP",
-    "ResidualNetwork",
-    "Scale",
-    "Shift",
-    "WideResNet",
+    "GhostBatchNorm", "ResidualAddition", "ResidualBlock", "ResidualMLP", "ResidualNetwork", "Scale", "Shift", "WideResNet",
     "count_parameters",
-]
+]  # fmt: skip

@@ -3,18 +3,10 @@
 import functools
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from shallowpaths.networks.ghost import GhostBatchNorm
-from shallowpaths.networks.residual import (
-    Convolution,
-    FullyConnected,
-    Normalization,
-    Preactivation,
-    ResidualBlock,
-    ResidualNetwork,
-)
+from shallowpaths.networks.residual import Normalization, Preactivation, ResidualBlock, ResidualNetwork
 from shallowpaths.recipes import Recipe, get_recipe
 from shallowpaths.theory.checks import number, one_of, whole
 from shallowpaths.theory.depth import blocks_of
@@ -55,9 +47,9 @@ class WideResNet(ResidualNetwork):
         for name, value in (("width", width), ("channels", channels), ("classes", classes)):
             whole(name, value)
         self.recipe, self.activation = _as_recipe(recipe), "relu"
-        conv = functools.partial(Convolution, bias=self.recipe.biases)
+        conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm2d, ghost_batch)
-        with torch.device("cpu"):
+        with torch.device("meta"):  # where layers draw no weights, which the network draws itself
             self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
             blocks, inputs = [], IMAGE_CHANNELS[0]
             for stage, outputs in enumerate(width * c for c in IMAGE_CHANNELS):
@@ -70,7 +62,7 @@ class WideResNet(ResidualNetwork):
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
             self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
-        self.reset_parameters(generator)
+        self.to_empty(device="cpu").reset_parameters(generator)
 
 
 class ResidualMLP(ResidualNetwork):
@@ -113,24 +105,17 @@ class ResidualMLP(ResidualNetwork):
             raise ValueError(
                 f"recipe {self.recipe.name!r} rescales all but the last layer of a branch: layers_per_block must be at least 2"
             )
-        linear = functools.partial(FullyConnected, bias=self.recipe.biases)
+        linear = functools.partial(nn.Linear, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm1d, ghost_batch)
-        with torch.device("cpu"):
+        with torch.device("meta"):  # where layers draw no weights, which the network draws itself
             self.input_layer = nn.Sequential(nn.Flatten(), linear(inputs, width))
-            self.blocks = nn.Sequential(
-                *(
-                    ResidualBlock(
-                        [linear(width, width) for _ in range(layers_per_block)],
-                        self.recipe,
-                        count,
-                        normalization,
-                        activation,
-                    )
-                    for _ in range(count)
-                )
-            )
+            blocks = []
+            for _ in range(count):
+                layers = [linear(width, width) for _ in range(layers_per_block)]
+                blocks.append(ResidualBlock(layers, self.recipe, count, normalization, activation))
+            self.blocks = nn.Sequential(*blocks)
             self.head = _head(width, classes, self.recipe, normalization, activation, dropout, pool=False)
-        self.reset_parameters(generator)
+        self.to_empty(device="cpu").reset_parameters(generator)
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -138,26 +123,15 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-class _GlobalAveragePool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C]
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
-
-
 def _head(
-    channels: int,
-    classes: int,
-    recipe: Recipe,
-    normalization: Normalization,
-    activation: str,
-    dropout: float,
-    pool: bool,
+    channels: int, classes: int, recipe: Recipe, normalization: Normalization, activation: str, dropout: float, pool: bool
 ) -> nn.Sequential:
     number("dropout", dropout, at_least=0, below=1)
     parts = [
         Preactivation(channels, recipe, normalization if recipe.normalizes_end else None, activation),
-        _GlobalAveragePool() if pool else None,
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()) if pool else None,
         nn.Dropout(dropout) if recipe.dropout else None,
-        FullyConnected(channels, classes),
+        nn.Linear(channels, classes),
     ]
     return nn.Sequential(*(part for part in parts if part is not None))
 

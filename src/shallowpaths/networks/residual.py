@@ -12,25 +12,6 @@ from shallowpaths.recipes import Recipe
 Normalization = Callable[[int], nn.Module]
 
 
-class _DrawnByTheNetwork:
-    """A layer that is made without drawing its weights: they would be drawn twice. Afterwards it is torch's layer."""
-
-    made = False
-
-    def reset_parameters(self) -> None:
-        if self.made:
-            super().reset_parameters()
-        self.made = True
-
-
-class Convolution(_DrawnByTheNetwork, nn.Conv2d):
-    """nn.Conv2d, whose first weights ResidualNetwork.reset_parameters draws."""
-
-
-class FullyConnected(_DrawnByTheNetwork, nn.Linear):
-    """nn.Linear, whose first weights ResidualNetwork.reset_parameters draws."""
-
-
 class Scale(nn.Module):
     """Multiply by one number: SkipInit's alpha, or Fixup's multiplier."""
 

@@ -51,7 +51,6 @@ class Signal:
     gradient_second_moment: Array
     """At the input of block l, over that at the last addition; for gradients independent between inputs."""
     skip_correlation: Array
-    branch_correlation: Array
     pair_correlation: Array
     """Correlation at the input of block l of two inputs that began at ``pair_correlation``."""
     gradient_correlation: Array
@@ -255,7 +254,6 @@ def _arrays(rows: list[_Block], normalization: str) -> dict[str, Array]:
     arrays["branch_second_moment_share"] = column(lambda row: _share(row.skip.log2_moment, row.branch.log2_moment))
     arrays["path_probability"] = column(lambda row: row.path_probability)
     arrays["skip_correlation"] = column(lambda row: row.skip.common)
-    arrays["branch_correlation"] = column(lambda row: row.branch.common)
     arrays["pair_correlation"] = column(lambda row: row.input.pair)
     arrays["gradient_correlation"] = np.cumprod(column(lambda row: row.gates)[::-1])[::-1]
     for array in arrays.values():

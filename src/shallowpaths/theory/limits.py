@@ -15,48 +15,42 @@ LARGEST_VALUE = _NUMPYS | {"bfloat16": (2 - 2.0**-7) * 2.0**127}
 
 
 class OverflowDepth(NamedTuple):
-    """The number of blocks after which a network overflows, or None for never."""
+    """The number of blocks after which a network overflows."""
 
-    values: int | None
+    values: int
     """Activations themselves pass the largest number."""
-    squares: int | None
+    squares: int
     """Their squares do: a variance computed in this format is inf, at half the depth."""
 
 
-def overflow_depth(precision: str, growth: float = 2.0, values: int | None = None) -> OverflowDepth:
-    """After how many blocks a signal that starts at variance 1 overflows ``precision``. [derived]
+def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
+    """After how many blocks a signal that starts at variance 1 and doubles it overflows ``precision``. [derived]
 
-    growth: factor on the second moment per block, 1 + alpha^2. After l blocks activations have the standard
-    deviation growth^(l/2). values: how many activations there are; the largest of N Gaussians is about
-    sqrt(2 ln N) standard deviations out, so that one overflows first. None looks at one standard deviation.
+    After l blocks activations have the standard deviation 2^(l/2). values: how many activations there are; the largest
+    of N Gaussians is about sqrt(2 ln N) standard deviations out, so that one overflows first. None looks at one
+    standard deviation.
     """
     one_of("precision", precision, tuple(LARGEST_VALUE))
-    number("growth", growth, above=0)
     if values is not None:
         whole("values", values, at_least=2)
     largest = 1.0 if values is None else math.sqrt(2 * math.log(values))
-    if growth <= 1:
-        return OverflowDepth(None, None)
     room = math.log2(LARGEST_VALUE[precision]) - math.log2(largest)
     rooms = (2 * room, room - math.log2(largest))  # in bits; log2 rounds float32's largest up to 2^128
-    return OverflowDepth(*(max(1, math.ceil(bits / math.log2(growth))) for bits in rooms))
+    return OverflowDepth(*(max(1, math.ceil(bits)) for bits in rooms))
 
 
-def padding_gain(size: int, kernel: int = 3, layers: int = 1) -> float:
-    """Part of the second moment that convolutions with zero padding keep, stride 1. [derived]
+def padding_gain(size: int, layers: int = 1) -> float:
+    """Part of the second moment that 3 x 3 convolutions with zero padding keep, stride 1. [derived]
 
     He initialization counts every weight of a kernel, but at the border some of them meet zeros. Exact for
     ``layers`` He layers after an image with the same second moment everywhere: 1 for large images, (2/3)^2
     for 2 x 2.
     """
     whole("size", size)
-    whole("kernel", kernel)
     whole("layers", layers)
-    if kernel % 2 == 0:
-        raise ValueError(f"kernel is {kernel!r}; it must be odd")
     row = np.ones(size)
     for _ in range(layers):
-        row = np.convolve(np.pad(row, kernel // 2), np.full(kernel, 1 / kernel), mode="valid")
+        row = np.convolve(np.pad(row, 1), np.full(3, 1 / 3), mode="valid")
     return float(row.mean() ** 2)
 
 

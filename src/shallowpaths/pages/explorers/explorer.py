@@ -1,5 +1,6 @@
 """Controls, and the Explorer that turns their values into pictures: as data for the book, as widgets for Jupyter."""
 
+import dataclasses
 import functools
 import html
 import itertools
@@ -23,10 +24,9 @@ class Control:
         name: of the argument of the explorer's function.
         label: what the reader sees.
         kind: "slider" or "menu".
-        values: those of the book, in order; `labels` says how each is shown.
+        values: in order; `labels` says how each is shown.
         start: the value at first.
         only: other controls' values for which this one plays a part; elsewhere it is disabled.
-        finer: the values in Jupyter, where nothing is computed beforehand.
     """
 
     name: str
@@ -36,7 +36,6 @@ class Control:
     labels: tuple[str, ...]
     start: Any
     only: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    finer: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) < len(self.values):
@@ -45,9 +44,9 @@ class Control:
             raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
 
     def check(self, value: object) -> None:
-        """Refuse a value that neither the book nor Jupyter has."""
-        if value not in (good := tuple(dict.fromkeys((*self.values, *self.finer)))):
-            raise ValueError(f"{self.name} {value!r} is unknown: choose from {', '.join(map(str, good))}")
+        """Refuse a value that it does not have."""
+        if value not in self.values:
+            raise ValueError(f"{self.name} {value!r} is unknown: choose from {', '.join(map(str, self.values))}")
 
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
@@ -60,13 +59,12 @@ def slider(
     values: Sequence[float],
     start: float | None = None,
     only: Mapping[str, Sequence[Any]] | None = None,
-    finer: Sequence[float] = (),
 ) -> Control:
     """A slider over given numbers; see Control."""
     values = tuple(values)
     labels = tuple(f"{value:g}" for value in values)
     first = next(iter(values), None) if start is None else start
-    return Control(name, label, "slider", values, labels, first, only or {}, tuple(finer))
+    return Control(name, label, "slider", values, labels, first, only or {})
 
 
 def menu(name: str, label: str, choices: Mapping[str, str] | Iterable[str], start: str | None = None) -> Control:
@@ -82,16 +80,20 @@ class Explorer:
         title: what it shows, in a few words.
         controls: sliders and menus, in order.
         compute: called with one value for each control, by name; returns the Picture.
+        start: values at first, by name, instead of the controls' own.
+
+    Raises:
+        ValueError: `start` names what is no control, or gives a value that its control does not have.
     """
 
-    def __init__(self, title: str, controls: Sequence[Control], compute: Callable[..., Picture]):
-        names = [control.name for control in controls]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"an explorer needs controls with a name each, not {names}")
-        for control in controls:
-            if unknown := set(control.only) - set(names):
-                raise ValueError(f"control {control.name!r} depends on {sorted(unknown)}, which are no controls here")
-        self.title, self.controls = title, tuple(controls)
+    def __init__(
+        self, title: str, controls: Sequence[Control], compute: Callable[..., Picture], start: Mapping[str, Any] | None = None
+    ):
+        given = dict(start or {})
+        self.title = title
+        self.controls = tuple(dataclasses.replace(c, start=given.pop(c.name, c.start)) for c in controls)
+        if given:
+            raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     @property
@@ -112,7 +114,7 @@ class Explorer:
         return self._compute(**self._settled(self.start | state))
 
     def states(self) -> Iterator[dict[str, Any]]:
-        """Every state of the book that differs from the others."""
+        """Every state that differs from the others."""
         for values in itertools.product(*(control.values for control in self.controls)):
             state = dict(zip(self.start, values, strict=True))
             if state == self._settled(state):
@@ -130,13 +132,14 @@ class Explorer:
         first `length` entries of that row of "columns".
         """
         pictures = {self._key(state): self.picture(**state) for state in self.states()}
-        columns = _Columns(_short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns)
-        axes, styles = _Distinct(), _Distinct()
+        rows, places = _shared(_short(getattr(s, name)) for p in pictures.values() for s in p.series for name in s.columns)
+        axes: dict[str, int] = {}
+        styles: dict[str, int] = {}
         packed = {
             key: [
-                *(axes.number(axis.packed) for axis in p.axes.values()),
+                *(_number(axes, axis.packed) for axis in p.axes.values()),
                 [
-                    [styles.number(s.style), *(columns.place(_short(getattr(s, c))) for c in s.columns)]
+                    [_number(styles, s.style), *(places[_short(getattr(s, c))] for c in s.columns)]
                     for s in p.series
                 ],
                 p.words,
@@ -148,7 +151,7 @@ class Explorer:
             | ({"only": self._only(c)} if c.only else {})
             for c in self.controls
         ]
-        tables = {"columns": columns.rows, "axes": axes.items, "styles": styles.items}
+        tables = {"columns": rows, "axes": list(map(json.loads, axes)), "styles": list(map(json.loads, styles))}
         return {"title": self.title, "controls": controls, "pictures": packed} | tables
 
     def _key(self, state: Mapping[str, Any]) -> str:
@@ -200,46 +203,26 @@ class Explorer:
 
 
 def _widget(control: Control) -> ipywidgets.Widget:
-    values = control.finer or control.values
-    labels = control.labels if values == control.values else tuple(f"{value:g}" for value in values)
-    if control.start not in values:
-        raise ValueError(f"the finer values of {control.name!r} lack {control.start!r}, at which it starts")
     kind = ipywidgets.SelectionSlider if control.kind == "slider" else ipywidgets.Dropdown
-    options = list(zip(labels, values, strict=True))
+    options = list(zip(control.labels, control.values, strict=True))
     look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
     return kind(options=options, value=control.start, description=control.label, **look)
 
 
-class _Columns:
-    """Columns of numbers, where one that begins another is kept as a part of it."""
-
-    def __init__(self, columns: Iterable[tuple[float, ...]]):
-        self.rows: list[tuple[float, ...]] = []
-        self._places: dict[tuple[float, ...], list[int]] = {}
-        for column in sorted(set(columns), reverse=True):  # what begins another comes right after it
-            if not (self.rows and self.rows[-1][: len(column)] == column):
-                self.rows.append(column)
-            self._places[column] = [len(self.rows) - 1, len(column)]
-
-    def place(self, column: tuple[float, ...]) -> list[int]:
-        """[number of the row, length]."""
-        return self._places[column]
+def _shared(columns: Iterable[tuple[float, ...]]) -> tuple[list[tuple[float, ...]], dict[tuple[float, ...], list[int]]]:
+    """Rows of numbers, and for each column its [number of the row, length]: one that begins another is a part of its row."""
+    rows: list[tuple[float, ...]] = []
+    places = {}
+    for column in sorted(set(columns), reverse=True):  # what begins another comes right after it
+        if not (rows and rows[-1][: len(column)] == column):
+            rows.append(column)
+        places[column] = [len(rows) - 1, len(column)]
+    return rows, places
 
 
-class _Distinct:
-    """Things that are alike, once each."""
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self._numbers: dict[str, int] = {}
-
-    def number(self, item: Any) -> int:
-        """Its place in `items`."""
-        key = json.dumps(item, sort_keys=True)
-        if key not in self._numbers:
-            self._numbers[key] = len(self.items)
-            self.items.append(item)
-        return self._numbers[key]
+def _number(known: dict[str, int], item: Any) -> int:
+    """The place of an item, written as JSON, among those known; a new one comes last."""
+    return known.setdefault(json.dumps(item), len(known))
 
 
 def _short(column: Iterable[float]) -> tuple[float, ...]:

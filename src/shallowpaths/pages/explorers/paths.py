@@ -17,7 +17,6 @@ from shallowpaths.pages.explorers.signals import (
     recipe_controls,
     recipe_of,
     recipe_words,
-    refuse_unused,
 )
 
 POINTS = 100
@@ -42,13 +41,11 @@ def path_explorer(
         blocks, alphas: for the sliders.
         start: values of controls at first, by name: recipe, alpha, blocks, activation, view.
     """
-    given = dict(start or {})
     controls = [
-        *recipe_controls(recipes, blocks, alphas, given),
-        menu("activation", "activation", ACTIVATION_WORDS, given.pop("activation", "relu")),
-        menu("view", "lengths", VIEWS, given.pop("view", None)),
+        *recipe_controls(recipes, blocks, alphas),
+        menu("activation", "activation", ACTIVATION_WORDS, "relu"),
+        menu("view", "lengths", VIEWS),
     ]
-    refuse_unused(given, controls)
     spectra = {key: _spectra(value, key) for key, value in (measured or {}).items()}
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
@@ -57,7 +54,7 @@ def path_explorer(
         said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
         return _picture(recipe, probability, spectra.get((chosen.name, activation, blocks), []), said, view)
 
-    return Explorer(title, controls, compute)
+    return Explorer(title, controls, compute, start)
 
 
 def _spectra(value: ArrayLike | Sequence[ArrayLike], key: tuple[str, str, int]) -> list[np.ndarray]:

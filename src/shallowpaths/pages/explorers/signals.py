@@ -57,14 +57,12 @@ def signal_explorer(
     """
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
-    given = dict(start or {})
     controls = [
-        menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}, given.pop("quantity", None)),
-        *recipe_controls(recipes, blocks, alphas, given),
-        menu("activation", "activation", ACTIVATION_WORDS, given.pop("activation", "relu")),
-        slider("width", "width", widths, given.pop("width", widths[-1])),
+        menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
+        *recipe_controls(recipes, blocks, alphas),
+        menu("activation", "activation", ACTIVATION_WORDS, "relu"),
+        slider("width", "width", widths, widths[-1]),
     ]
-    refuse_unused(given, controls)
     networks = Networks(measured_blocks, seed)
 
     def compute(
@@ -80,7 +78,7 @@ def signal_explorer(
             "block l", QUANTITIES[quantity], _series(recipe, line, band, seen), words, log_x, bool(np.all(line > 0))
         )
 
-    return Explorer(title, controls, compute)
+    return Explorer(title, controls, compute, start)
 
 
 def downscaling_explorer(
@@ -92,38 +90,16 @@ def downscaling_explorer(
     return signal_explorer(recipes, **options)
 
 
-def recipe_controls(
-    recipes: Sequence[str], blocks: Sequence[int], alphas: Sequence[float], start: dict[str, Any]
-) -> list[Control]:
-    """A menu of recipes, alpha where SkipInit is among them, and the number of blocks; takes their values from `start`."""
+def recipe_controls(recipes: Sequence[str], blocks: Sequence[int], alphas: Sequence[float]) -> list[Control]:
+    """A menu of recipes, alpha where SkipInit is among them, and the number of blocks."""
     for name in recipes:
         get_recipe(name)
     if not np.isfinite(alphas).all():
         raise ValueError(f"alphas are {tuple(alphas)}: an alpha that is nan or infinite cannot be")
-    chosen = [menu("recipe", "recipe", recipes, start.pop("recipe", None))]
+    chosen = [menu("recipe", "recipe", recipes)]
     if "skipinit" in recipes:
-        only = {"recipe": ("skipinit",)}
-        chosen.append(slider("alpha", "alpha", alphas, start.pop("alpha", alphas[0]), only, fine_steps(alphas)))
-    wanted = 64 if 64 in blocks else blocks[-1]
-    chosen.append(slider("blocks", "blocks d", blocks, start.pop("blocks", wanted), finer=finer_blocks(blocks)))
-    return chosen
-
-
-def refuse_unused(start: Mapping[str, Any], controls: Sequence[Control]) -> None:
-    """A ValueError if something is left of `start`, that no control has taken."""
-    if start:
-        raise ValueError(f"start names {sorted(start)}, which are no controls: {[c.name for c in controls]}")
-
-
-def fine_steps(alphas: Sequence[float]) -> tuple[float, ...]:
-    """Alpha in steps of 0.05 between the given values, for Jupyter."""
-    steps = np.round(np.arange(min(alphas), max(alphas), 0.05), 4).tolist()
-    return tuple(sorted({*steps, *alphas}))
-
-
-def finer_blocks(blocks: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of blocks in steps of about 8 % between the given ones, for Jupyter."""
-    return tuple(sorted({*thin(max(blocks)).tolist(), *blocks} - set(range(1, min(blocks)))))
+        chosen.append(slider("alpha", "alpha", alphas, only={"recipe": ("skipinit",)}))
+    return [*chosen, slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])]
 
 
 def recipe_of(recipe: str, alpha: float | None) -> Recipe:

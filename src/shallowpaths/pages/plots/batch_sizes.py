@@ -23,6 +23,7 @@ from shallowpaths.pages.plots.drawing import (
     all_records,
     legend_below,
     legend_beside,
+    log_axis_at,
     new_axes,
     panels_beside,
     predict,
@@ -168,10 +169,7 @@ def ring(axes: Axes, x: Iterable[float], y: Iterable[float], chosen: Iterable[Be
 
 def size_axis(axes: Axes, sizes: Iterable[int]) -> None:
     """A logarithmic axis of batch sizes, with a tick at each."""
-    axes.set_xlabel("batch size")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
+    log_axis_at(axes, sizes, "batch size", base=2)
 
 
 def _moved(sizes: Iterable[int], place: int, recipes: int) -> list[float]:

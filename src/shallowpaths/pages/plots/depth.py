@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallowpaths.experiments.paper import trains
-from shallowpaths.experiments.records import group_by, summarise
-from shallowpaths.pages.plots.drawing import CROSS, all_records, legend_below, new_axes, predict, style_of
+from shallowpaths.experiments.records import by_rate, group_by, summarise
+from shallowpaths.pages.plots.drawing import CROSS, all_records, legend_below, log_axis_at, new_axes, predict, style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.training.record import RunRecord
 
@@ -36,8 +36,9 @@ def trainability_map(records: Iterable[RunRecord], predicted: Lines) -> BookFigu
                     axes.plot(*zip(*at, strict=True), **look, linestyle="none", label=kind)
             for dash, (label, line) in zip(("-", "--"), predicted.get(name, {}).items(), strict=False):
                 predict(axes, list(line), list(line.values()), label=label, linestyle=dash)
-            axes.set(title=name, xlabel="depth $n$", ylim=(rates[0] / 1.5, rates[-1] * 1.5))
-            _log_axes(axes, depths)
+            axes.set(title=name, ylim=(rates[0] / 1.5, rates[-1] * 1.5))
+            axes.set_yscale("log", base=2)
+            log_axis_at(axes, depths, "depth $n$")
         legend_below(figure, panels, 5)
         figure.supylabel("effective learning rate", size=mpl.rcParams["axes.labelsize"])
         return figure
@@ -77,7 +78,7 @@ def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, i
 
     said = "; ".join(
         f"{name}{'' if l2 else ' without L2'} at {depth} layers "
-        + ", ".join(f"{_percent(runs)} at {rate:.3g}" for rate, runs in _by_rate(group))
+        + ", ".join(f"{_percent(runs)} at {rate:.3g}" for rate, runs in by_rate(group).items())
         for (depth, name, l2), group in groups.items()
     )
     return BookFigure(draw, f"Test accuracy by effective learning rate. {said}.")
@@ -98,16 +99,9 @@ def marks_of_outcomes(recipe: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _log_axes(axes: Axes, depths: list[int]) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log", base=2)
-    axes.set_xticks(depths, [str(depth) for depth in depths])
-    axes.minorticks_off()
-
-
 def _accuracies(axes: Axes, name: str, l2: float, group: list[RunRecord]) -> None:
     """One line, and its crosses."""
-    points = {rate: summarise(runs).accuracy for rate, runs in _by_rate(group)}
+    points = {rate: summarise(runs).accuracy for rate, runs in by_rate(group).items()}
     trained = {rate: 100 * accuracy for rate, accuracy in points.items() if accuracy is not None}
     dash = {} if l2 else {"linestyle": "--", "markerfacecolor": "none"}
     label = name if l2 else f"{name}, no L2"
@@ -115,10 +109,6 @@ def _accuracies(axes: Axes, name: str, l2: float, group: list[RunRecord]) -> Non
     failed = [rate for rate, accuracy in points.items() if accuracy is None]
     if failed:
         axes.plot(failed, [0] * len(failed), **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
-
-
-def _by_rate(group: list[RunRecord]) -> list[tuple[float, list[RunRecord]]]:
-    return [(rate, runs) for (rate,), runs in sorted(group_by(group, "effective_learning_rate").items())]
 
 
 def _percent(runs: list[RunRecord]) -> str:

@@ -68,14 +68,13 @@ def style_of(recipe: str) -> dict[str, Any]:
     }
 
 
-def new_axes(panels: int) -> tuple[Figure, list[Axes]]:
+def new_axes(panels: int, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three."""
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
-    figure = Figure(
-        figsize=(6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows), layout="constrained"
-    )
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    size = (6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
     for unused in grid[panels:]:
         unused.remove()
     return figure, list(grid[:panels])
@@ -119,13 +118,12 @@ def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
-def blocks_on_log_axes(axes: Axes, by_blocks: Iterable[Iterable[int]], ylabel: str) -> None:
-    """Logarithmic axes over the number of blocks, with a tick at each number that one of the curves has."""
-    blocks = sorted(set(itertools.chain.from_iterable(by_blocks)))
-    axes.set(xscale="log", yscale="log", xlabel="blocks $d$", ylabel=ylabel)
-    axes.set_xticks(blocks, [str(d) for d in blocks])
+def log_axis_at(axes: Axes, values: Iterable[int], label: str, base: int = 10) -> None:
+    """A logarithmic horizontal axis, with a tick at each of the values."""
+    axes.set_xlabel(label)
+    axes.set_xscale("log", base=base)
+    axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
-    legend_beside(axes)
 
 
 def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -148,18 +146,6 @@ def check_predicted(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -
 def words(quantity: str) -> str:
     """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
     return quantity.replace("_", " ").replace("train ", "training ")
-
-
-def by_blocks_words(measured: Mapping[str, Mapping[int, Any]], predicted: Mapping[str, Mapping[int, float]]) -> str:
-    """What was measured and predicted at each number of blocks, for a text alternative."""
-
-    def said(name: str, by_blocks: Mapping[int, Any]) -> str:
-        points = ((blocks, np.mean(value), predicted[name][blocks]) for blocks, value in by_blocks.items())
-        return f"{name} " + ", ".join(
-            f"{seen:.3g} (predicted {line:.3g}) at {blocks} blocks" for blocks, seen, line in points
-        )
-
-    return "; ".join(said(name, by_blocks) for name, by_blocks in measured.items())
 
 
 def range_words(rows: list[np.ndarray]) -> str:

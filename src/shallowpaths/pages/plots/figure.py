@@ -1,35 +1,28 @@
 """A figure of the book: drawn for light and for dark pages, with words."""
 
 import base64
-import contextlib
 import io
 import re
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 import matplotlib as mpl
-from matplotlib.artist import getp, setp
-from matplotlib.colors import to_hex, to_rgba, to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from shallowpaths.theory.checks import one_of
 
 _THEMES = {
-    "light": {"text": "#1a1a1a", "grid": "#d9d9d9", "ground": "#ffffff"},
-    "dark": {"text": "#e6e6e6", "grid": "#4a4a4a", "ground": "#121212"},
+    "light": {"text": "#1a1a1a", "grid": "#d9d9d9"},
+    "dark": {"text": "#e6e6e6", "grid": "#4a4a4a"},
 }
-_INKS = ("text", "grid")  # a theme's colours that figures are drawn in
 
 WIDE = 7.0  # inches; on a phone a figure wider than this, or of several panels, scrolls sideways in its own frame
 _POSITIONS = re.compile(r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)')  # and no scale(): a hundredth of it is much
 
 
 class BookFigure:
-    """A figure for light and for dark pages, with a text alternative; Jupyter shows it, `save` writes it.
+    """A figure for light and for dark pages, with a text alternative; Jupyter shows it.
 
     Args:
         draw: makes the figure, in the style that is set when it is called.
@@ -37,7 +30,8 @@ class BookFigure:
 
     Attributes:
         alt: as given.
-        light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too.
+        light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too, and its
+            `savefig` writes it to a file.
     """
 
     def __init__(self, draw: Callable[[], Figure], alt: str):
@@ -47,36 +41,18 @@ class BookFigure:
     def svg(self, theme: str = "light") -> bytes:
         """The figure as SVG with a transparent ground. The dark one is the light one with two colours exchanged."""
         one_of("theme", theme, tuple(_THEMES))
-        with _laid_out(self.light) as bounds:
-            return _recoloured(_rendered(self.light, "svg", bounds), theme)
-
-    def save(self, path: str | Path, theme: str = "light") -> None:
-        """Write the figure to a file; its ending says in which format. The ground is the page's.
-
-        Raises:
-            ValueError: an unknown theme, or a format that matplotlib does not write.
-        """
-        one_of("theme", theme, tuple(_THEMES))
-        path = Path(path)
-        form = path.suffix.lstrip(".").lower()
-        one_of("file format", form, tuple(self.light.canvas.get_supported_filetypes()))
-        colours = contextlib.nullcontext() if theme == "light" else _in_theme(self.light, theme)
-        with colours, _laid_out(self.light) as bounds:
-            ground = {"transparent": False, "facecolor": _THEMES[theme]["ground"]}
-            path.write_bytes(_rendered(self.light, form, bounds, **ground))
+        return _recoloured(_rendered(self.light, "svg"), theme)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        name = f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, self.alt).hex[:8]}"
         wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
-        with _laid_out(self.light) as bounds:
-            svg = _rendered(self.light, "svg", bounds)
-            png = _rendered(self.light, "png", bounds, facecolor="white", transparent=False)
+        svg = _rendered(self.light, "svg")
+        png = _rendered(self.light, "png", facecolor="white", transparent=False)
         images = "".join(
             f'<img class="figure-{theme}" alt="{alt}" src="{_address(_recoloured(svg, theme))}">' for theme in _THEMES
         )
         return {
-            "text/html": f'{_SWITCH}<div class="book-figure{wide}" id="{name}">{images}</div>',
+            "text/html": f'{_SWITCH}<div class="book-figure{wide}">{images}</div>',
             "image/png": base64.b64encode(png).decode(),
             "text/plain": self.alt,
         }
@@ -84,8 +60,6 @@ class BookFigure:
 
 # Which of the two pictures shows: the book's theme, JupyterLab, VS Code and Colab each mark a dark page in their own way.
 _DARK_PAGES = ("html[data-theme=dark]", "[data-jp-theme-light=false]", ".vscode-dark", "html[theme=dark]")
-
-
 _SWITCH = (
     "<style>.figure-dark{display:none}.book-figure img{max-width:100%}"
     + ",".join(f"{page} .figure-light" for page in _DARK_PAGES)
@@ -95,56 +69,19 @@ _SWITCH = (
 )
 
 
-@contextlib.contextmanager
-def _laid_out(figure: Figure) -> Iterator[Bbox]:
-    """The figure's bounds in inches. Within, its layout stands: matplotlib would make it anew for every format."""
-    engine = figure.get_layout_engine()
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    try:
-        yield figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-    finally:
-        figure.set_layout_engine(engine)
-
-
-def _rendered(figure: Figure, form: str, bounds: Bbox, **more: Any) -> bytes:
+def _rendered(figure: Figure, form: str, **more: Any) -> bytes:
     file = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else None
     with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
-        figure.savefig(file, format=form, bbox_inches=bounds, metadata=metadata, **({"transparent": True} | more))
+        figure.savefig(file, format=form, bbox_inches="tight", metadata=metadata, **({"transparent": True} | more))
     return file.getvalue()
 
 
 def _recoloured(svg: bytes, theme: str) -> bytes:
     """A light figure in the colours of a theme. The measured colours are the same on both."""
-    for ink in _INKS:
-        svg = svg.replace(_THEMES["light"][ink].encode(), _THEMES[theme][ink].encode())
+    for ink, drawn in _THEMES["light"].items():
+        svg = svg.replace(drawn.encode(), _THEMES[theme][ink].encode())
     return svg
-
-
-@contextlib.contextmanager
-def _in_theme(figure: Figure, theme: str) -> Iterator[None]:
-    """Within, whatever a light figure has in the light theme's inks has a theme's."""
-    exchange = {_THEMES["light"][ink]: _THEMES[theme][ink] for ink in _INKS}
-    changed = []
-    figure.draw_without_rendering()  # it makes the ticks
-    for artist in figure.findobj():
-        for name in ("color", "edgecolor", "facecolor", "markeredgecolor", "markerfacecolor"):
-            if not (hasattr(artist, f"get_{name}") and hasattr(artist, f"set_{name}")):
-                continue
-            value = getp(artist, name)
-            colours = to_rgba_array(value)
-            inks = [to_hex(colour) for colour in colours]
-            if set(inks) & set(exchange):
-                changed.append((artist, name, value))
-                pairs = zip(inks, colours, strict=True)
-                new = [to_rgba(exchange[i], c[3]) if i in exchange else tuple(c) for i, c in pairs]
-                setp(artist, **{name: new[0] if len(new) == 1 else new})
-    try:
-        yield
-    finally:
-        for artist, name, value in reversed(changed):
-            setp(artist, **{name: value})
 
 
 def _address(svg: bytes) -> str:
@@ -167,10 +104,9 @@ def _with_one_style(group: re.Match[str]) -> str:
 
 
 def _drawn(draw: Callable[[], Figure]) -> Figure:
-    text, grid = (_THEMES["light"][ink] for ink in _INKS)
-    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")} | {
-        f"axes.{p}color": text for p in ("label", "edge")
-    }
+    text, grid = _THEMES["light"].values()
+    style = {f"{part}.color": text for part in ("text", "xtick", "ytick")}
+    style |= {"axes.labelcolor": text, "axes.edgecolor": text}
     style |= {"grid.color": grid, "grid.linewidth": 0.6, "axes.grid": True, "lines.linewidth": 1.6, "font.size": 11}
     style |= {f"{part}.facecolor": "none" for part in ("axes", "figure")}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9.5}

@@ -1,15 +1,17 @@
-"""Path lengths: how the signal is spread over them, and their mean."""
+"""Path lengths: how the signal is spread over them, their mean, and the branch share, by the number of blocks."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from shallowpaths.pages.plots.drawing import (
-    blocks_on_log_axes,
-    by_blocks_words,
     check_predicted,
     draw_predictions,
+    legend_below,
+    legend_beside,
+    log_axis_at,
     new_axes,
     plain_log_ticks,
     predict,
@@ -22,7 +24,6 @@ def path_lengths(
     measured: Mapping[str, Sequence[np.ndarray]],
     predicted: Mapping[str, np.ndarray],
     *,
-    columns: int = 3,
     lengths: tuple[float, float] | None = None,
 ) -> BookFigure:
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
@@ -31,7 +32,6 @@ def path_lengths(
         measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by recipe. What follows a
             comma in a name, as in "batchnorm, linear", tells several groups of one recipe apart.
         predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
-        columns: panels side by side.
         lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
             shares are.
     """
@@ -39,10 +39,8 @@ def path_lengths(
     means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
     def draw() -> Figure:
-        rows = -(-len(measured) // columns)
-        figure = Figure(figsize=(3.0 * min(columns, len(measured)), 2.9 * rows), layout="constrained")
-        panels = figure.subplots(rows, min(columns, len(measured)), squeeze=False).ravel()
-        for axes, (name, networks) in zip(panels, measured.items(), strict=False):
+        figure, panels = new_axes(len(measured), sharey=False)
+        for axes, (name, networks) in zip(panels, measured.items(), strict=True):
             marks = style_of(name.partition(",")[0]) | {"linestyle": "none", "markersize": 4}
             for number, shares in enumerate(networks):
                 axes.plot(np.arange(len(shares)), shares, **marks, label=None if number else "measured")
@@ -50,10 +48,8 @@ def path_lengths(
             axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]), xlabel="branches taken")
             axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        for axes in panels[len(measured) :]:
-            axes.set_axis_off()
         panels[0].set_ylabel("share of the signal")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(figure, panels, 2)
         return figure
 
     said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
@@ -69,6 +65,23 @@ def path_length_by_blocks(
         measured: mean lengths, one a network, by number of blocks and by recipe; names as in `path_lengths`.
         predicted: by the same names, the mean length for as many numbers of blocks as the line needs.
     """
+    return _by_blocks(measured, predicted, "mean path length")
+
+
+def share_by_blocks(
+    measured: Mapping[str, Mapping[int, float]], predicted: Mapping[str, Mapping[int, float]]
+) -> BookFigure:
+    """The branch share, averaged over a network's blocks, against the number of blocks.
+
+    Args:
+        measured, predicted: by recipe, the mean share by number of blocks d.
+    """
+    return _by_blocks(measured, predicted, "mean branch share")
+
+
+def _by_blocks(
+    measured: Mapping[str, Mapping[int, float | Sequence[float]]], predicted: Mapping[str, Mapping[int, float]], label: str
+) -> BookFigure:
     check_predicted(measured, predicted)
 
     def draw() -> Figure:
@@ -79,14 +92,21 @@ def path_length_by_blocks(
             others = {"markerfacecolor": "none", "marker": "^v<>"[before.count(recipe) % 4 - 1]}
             style = style_of(recipe) | (others if recipe in before else {})
             before.append(recipe)
-            points = [(blocks, value) for blocks, values in by_blocks.items() for value in values]
+            points = [(blocks, value) for blocks, values in by_blocks.items() for value in np.atleast_1d(values)]
             axes.plot(*zip(*points, strict=True), **style | {"linestyle": "none", "markersize": 6}, label=name)
         draw_predictions(axes, predicted.values())
-        blocks_on_log_axes(axes, measured.values(), "mean path length")
+        axes.set_ylabel(label)
+        log_axis_at(axes, sorted(set(itertools.chain.from_iterable(measured.values()))), "blocks $d$")
         plain_log_ticks(axes)
+        legend_beside(axes)
         return figure
 
-    return BookFigure(draw, f"Mean path length by number of blocks: {by_blocks_words(measured, predicted)}.")
+    said = "; ".join(
+        f"{name} "
+        + ", ".join(f"{np.mean(v):.3g} (predicted {predicted[name][d]:.3g}) at {d} blocks" for d, v in by_blocks.items())
+        for name, by_blocks in measured.items()
+    )
+    return BookFigure(draw, f"{label.capitalize()} by number of blocks: {said}.")
 
 
 def _mean_length(spectra: Sequence[np.ndarray]) -> float:

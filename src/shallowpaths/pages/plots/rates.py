@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from shallowpaths.experiments.records import best_rate, group_by, summarise
+from shallowpaths.experiments.records import best_rate, by_rate, group_by, summarise
 from shallowpaths.pages.plots.drawing import (
     CROSS,
     all_records,
     check_predicted,
+    legend_below,
     legend_beside,
     new_axes,
     panels_beside,
@@ -46,10 +47,10 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         for axes, size in zip(all_axes, sizes, strict=True):
             here = [r for r in runs if getattr(r.config, panels) == size]
             for (name,), group in group_by(here, "recipe").items():
-                by_rate = _loss_by_rate(group)
-                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+                losses = _loss_by_rate(group)
+                good = {rate: loss for rate, loss in losses.items() if loss < guessing}
                 axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
-                failed = [rate for rate in by_rate if rate not in good]
+                failed = [rate for rate in losses if rate not in good]
                 size_now = 9 if name == first else 6  # crosses on one spot can be told apart
                 cross = CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
                 axes.plot(failed, [guessing] * len(failed), **style_of(name) | cross)
@@ -58,9 +59,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
             axes.set_xscale("log", base=2)
             plain_log_ticks(axes)
         figure.supylabel("final training loss", size=mpl.rcParams["axes.labelsize"])
-        handles, names = all_axes[0].get_legend_handles_labels()
-        columns = max(2, int(figure.get_figwidth() / LEGEND_COLUMN))
-        figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)))
+        legend_below(figure, all_axes, max(2, int(figure.get_figwidth() / LEGEND_COLUMN)))
         return figure
 
     said = "; ".join(
@@ -89,13 +88,13 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
     def draw() -> Figure:
         figure, panels = panels_beside(len(names), 1.4 + 4.0 * len(names), 3.6, sharex=True, sharey=True)
         for axes, name in zip(panels, names, strict=True):
-            for (_, size), by_rate in ((key, value) for key, value in losses.items() if key[0] == name):
-                good = {rate: loss for rate, loss in by_rate.items() if loss < guessing}
+            for size in (size for recipe, size in losses if recipe == name):
+                good = {rate: loss for rate, loss in losses[name, size].items() if loss < guessing}
                 style = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
                 axes.plot(list(good), list(good.values()), **style)
             axes.set(xlabel="effective rate / batch size", title=name)
             axes.set_xscale("log", base=2)
-            if any(loss < guessing for by_rate in losses.values() for loss in by_rate.values()):
+            if any(loss < guessing for at_size in losses.values() for loss in at_size.values()):
                 plain_log_ticks(axes)
         panels[0].set_ylabel("final training loss")
         panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -103,8 +102,8 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
 
     said = "; ".join(
         f"{name} at batch {size}: "
-        + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in by_rate.items() if loss < guessing)
-        for (name, size), by_rate in losses.items()
+        + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in at_size.items() if loss < guessing)
+        for (name, size), at_size in losses.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
 
@@ -157,5 +156,4 @@ def _predicted_words(line: Mapping[float, float], factor: float) -> str:
 
 def _loss_by_rate(runs: Iterable[RunRecord]) -> dict[float, float]:
     """The final training loss at each effective learning rate, from the smallest rate to the largest."""
-    groups = sorted(group_by(runs, "effective_learning_rate").items())
-    return {rate: summarise(group).train_loss for (rate,), group in groups}
+    return {rate: summarise(group).train_loss for rate, group in by_rate(runs).items()}

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from shallowpaths.measure import SignalStatistics
 from shallowpaths.pages.plots.drawing import (
-    blocks_on_log_axes,
-    by_blocks_words,
     check_predicted,
     draw_predictions,
     legend_beside,
@@ -141,27 +139,6 @@ def overflow_by_format(measured: Mapping[str, Sequence[int]], predicted: Mapping
 
     said = "; ".join(f"{name} predicted {predicted[name]}, seen {min(v)} to {max(v)}" for name, v in measured.items())
     return BookFigure(draw, f"Block after which an activation overflows, by number format: {said}.")
-
-
-def share_by_blocks(
-    measured: Mapping[str, Mapping[int, float]], predicted: Mapping[str, Mapping[int, float]]
-) -> BookFigure:
-    """The branch share, averaged over a network's blocks, against the number of blocks.
-
-    Args:
-        measured, predicted: by recipe, the mean share by number of blocks d.
-    """
-    check_predicted(measured, predicted)
-
-    def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        for name, shares in measured.items():
-            axes.plot(list(shares), list(shares.values()), **style_of(name), linestyle="none", markersize=7, label=name)
-        draw_predictions(axes, predicted.values())
-        blocks_on_log_axes(axes, measured.values(), "branch share, mean over blocks")
-        return figure
-
-    return BookFigure(draw, f"Branch share by number of blocks: {by_blocks_words(measured, predicted)}.")
 
 
 _MOMENTS = ("skip_second_moment", "branch_second_moment", "output_second_moment")

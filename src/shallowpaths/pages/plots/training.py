@@ -13,35 +13,30 @@ from shallowpaths.pages.plots.drawing import (
     LINES,
     all_records,
     legend_beside,
+    log_axis_at,
     new_axes,
     predict,
     style_of,
-    words,
 )
 from shallowpaths.pages.plots.figure import BookFigure
-from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
 
-def training_curves(
-    records: Iterable[RunRecord], *, guessing: float | None = None, quantity: str = "train_loss"
-) -> BookFigure:
-    """A quantity of the per-epoch curve against the epoch, one line a run; a run that diverged is a cross at its last epoch.
+def training_curves(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
+    """Training loss against the epoch, one line a run; a run that diverged is a cross at its last epoch.
 
     Args:
-        guessing: the value that guessing gives, drawn as the prediction for a network that does not train.
-        quantity: a key of RunRecord.curve.
+        guessing: the loss of guessing, drawn as the prediction for a network that does not train.
     """
     runs = all_records(records)
-    one_of("quantity", quantity, tuple(dict.fromkeys(k for r in runs for p in r.curve for k in p)) or (quantity,))
 
     def draw() -> Figure:
         figure, (axes,) = new_axes(1)
-        top, crosses = max([p[quantity] for r in runs for p in r.curve] + [guessing or 0]), 0
+        top, crosses = max([p["train_loss"] for r in runs for p in r.curve] + [guessing]), 0
         for (name,), group in group_by(runs, "recipe").items():
             for i, run in enumerate(group):
                 style = style_of(name) | {"markersize": 4.5, "linestyle": LINES.get(name, "-")}
-                epochs, values = [p["epoch"] for p in run.curve], [p[quantity] for p in run.curve]
+                epochs, values = [p["epoch"] for p in run.curve], [p["train_loss"] for p in run.curve]
                 label = name if i == 0 else None
                 if run.outcome == "diverged":
                     label = f"{name}: diverged at step {run.diverged_step}" if i == 0 else None
@@ -49,19 +44,18 @@ def training_curves(
                     style |= CROSS | {"markersize": 5 + 8 / crosses, "linestyle": "-" if epochs else "none"}
                     epochs, values = [*epochs, len(epochs) + 1], [*values, top]
                 axes.plot(epochs, values, **style, label=label)
-        if guessing is not None:
-            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
-        axes.set(xlabel="epoch", ylabel=words(quantity))
+        axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
+        axes.set(xlabel="epoch", ylabel="training loss")
         axes.xaxis.get_major_locator().set_params(integer=True)
         legend_beside(axes)
         return figure
 
     ends = "; ".join(
         f"{r.config.recipe} "
-        + (f"ends at {r.curve[-1][quantity]:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}")
+        + (f"ends at {r.train_loss:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}")
         for r in runs
     )
-    return BookFigure(draw, f"{words(quantity)} by epoch: {ends}.")
+    return BookFigure(draw, f"Training loss by epoch: {ends}.")
 
 
 def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
@@ -89,9 +83,8 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
             label = f"{name}: diverged" if failed else None
             axes.plot(failed, [10] * len(failed), **style_of(name) | CROSS, linestyle="none", label=label)
         axes.axhline(10, **CHANCE)
-        axes.set(xscale="log", xlabel="depth $n$", ylabel="test accuracy, %", ylim=(0, 102))
-        axes.set_xticks(depths, [str(depth) for depth in depths])
-        axes.minorticks_off()
+        axes.set(ylabel="test accuracy, %", ylim=(0, 102))
+        log_axis_at(axes, depths, "depth $n$")
         legend_beside(axes)
         return figure
 
