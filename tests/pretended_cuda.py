@@ -119,7 +119,7 @@ def _named(leaf) -> torch.device | None:
     """The device that an argument names, if it names one."""
     if isinstance(leaf, str):
         leaf = {"cuda": GPU, "cuda:0": GPU, "cpu": CPU}.get(leaf)
-    return {"cuda": GPU, "cpu": CPU}[leaf.type] if isinstance(leaf, torch.device) else None
+    return {"cuda": GPU}.get(leaf.type, CPU) if isinstance(leaf, torch.device) else None  # meta is not the GPU either
 
 
 class Event:
