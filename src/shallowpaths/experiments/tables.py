@@ -91,16 +91,12 @@ def stands_on(records: Iterable[RunRecord]) -> str:
     if not listed:
         raise ValueError("there is no record to tell of")
     by_depth = sorted(group_by(listed, "depth").items())
-    told = {
-        "data": {r.config.data for r in listed},
-        "network": {f"{r.config.network} of width {r.config.width}, batch {r.config.batch_size}" for r in listed},
-        "seeds": {f"seed {r.config.seed}" for r in listed},
-        "device": {r.device_name for r in listed},
-    }
-    words = ["; ".join(sorted(values)) for values in told.values()]
+    networks = sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed})
+    sizes, seeds = (", ".join(map(str, sorted({getattr(r.config, name) for r in listed}))) for name in ("batch_size", "seed"))
     hours = sum(r.seconds for r in listed) / 3600
     epochs = ", ".join(f"{_budgets(runs)} at {depth} layers" for (depth,), runs in by_depth)
-    sentence = f"{', '.join(words[:2])}, {epochs}, {words[2]}, {len(listed)} runs of {hours:.1f} hours in all on {words[3]}"
+    devices = "; ".join(sorted({r.device_name for r in listed}))
+    sentence = f"{'; '.join(networks)}, batch {sizes}, {epochs}, seed {seeds}, {len(listed)} runs of {hours:.1f} hours in all on {devices}"
     return textwrap.fill(sentence, 88)  # a page has room for so much
 
 
