@@ -109,16 +109,6 @@ class BestRate:
     on_edge: str | None
     between_rates: float | None
 
-    @property
-    def warning(self) -> str | None:
-        """A sentence if the grid does not show where the optimum is, else None."""
-        if self.on_edge is None:
-            return None
-        beyond = {"low": "smaller", "high": "larger", "only": "smaller and larger"}[self.on_edge]
-        if self.on_edge == "only":
-            return f"the rate {self.effective_rate:g} is all of the grid: try {beyond} rates too"
-        return f"the best rate, {self.effective_rate:g}, is the grid's {self.on_edge} edge: try {beyond} rates too"
-
 
 def final_train_loss(record: RunRecord) -> float:
     """The training loss over the last epoch, infinite for a diverged run: the default criterion of `best_rate`."""
