@@ -1,5 +1,7 @@
 """Gradient noise against populations whose gradients, covariance and Hessian are known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -103,3 +105,16 @@ def test_too_few_batches_are_refused():
         gradient_noise(nn.Linear(2, 2), torch.randn(12, 2), torch.zeros(12).long(), 4)
     with pytest.raises(ValueError, match="14 inputs do not fill batches of 4: give 12"):
         gradient_noise(nn.Linear(2, 2), torch.randn(14, 2), torch.zeros(14).long(), 4)
+
+
+def test_a_ratio_to_exactly_nothing_is_nan_and_no_error():
+    """A loss that is linear in the parameters has no curvature; one that does not move has no gradient either."""
+    network = nn.Linear(3, 1, bias=False).double()
+    inputs = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    linear = gradient_noise(network, inputs, inputs[:, :1], 2, lambda outputs, _: outputs.mean())
+    assert math.isnan(linear.noise_scale)
+    assert math.isnan(linear.one_step_rate)
+    assert math.isfinite(linear.simple_noise_scale)
+    still = gradient_noise(network, inputs, inputs[:, :1], 2, lambda outputs, _: 0 * outputs.mean())
+    assert math.isnan(still.simple_noise_scale)
+    assert still.gradient_square == still.gradient_variance == 0

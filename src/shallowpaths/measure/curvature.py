@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shallowpaths.measure.objective import Loss, objective
 from shallowpaths.theory.checks import number, whole
+from shallowpaths.theory.checks import seed as check_seed
 
 _NOTHING = 1e-14  # of the largest Ritz value: what is left of a vector after rounding
 
@@ -58,6 +59,7 @@ def hessian_eigenvalues(
     whole("count", count)
     whole("max_products", max_products, at_least=count)
     number("tolerance", tolerance, above=0)
+    check_seed(seed)
     with objective(network, inputs, targets, loss, batch_size, training) as mean_loss:
         if count > mean_loss.size:
             raise ValueError(f"count {count}: {type(network).__name__} has {mean_loss.size} trainable parameters")

@@ -1,5 +1,6 @@
 """The noise of SGD's gradients: how large it is beside the gradient, and what it costs along the loss's curvature."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths.measure.objective import Loss, Objective, objective
+from shallowpaths.theory.checks import whole
 
 FEWEST_BATCHES = 4  # three that differ, and one for the jackknife to leave out
 _SHIFTS = (1, 2)
@@ -18,7 +20,7 @@ class GradientNoise:
     """Of a mean loss with gradient g and Hessian H, where an example's gradient has the covariance Sigma.
 
     The first four are unbiased, so that they can be averaged before they are divided; where the noise hides what they
-    estimate, they may come out negative.
+    estimate, they may come out negative. A ratio to what is exactly zero is NaN.
 
     Attributes:
         gradient_square: |g|^2.
@@ -38,17 +40,17 @@ class GradientNoise:
     @property
     def simple_noise_scale(self) -> float:
         """tr Sigma / |g|^2: examples a batch whose noise is as large as the gradient."""
-        return self.gradient_variance / self.gradient_square
+        return _ratio(self.gradient_variance, self.gradient_square)
 
     @property
     def noise_scale(self) -> float:
         """tr(H Sigma) / g^T H g: the same weighted by curvature; theory's `noise_limited_rate` reads it."""
-        return self.noise_curvature / self.gradient_curvature
+        return _ratio(self.noise_curvature, self.gradient_curvature)
 
     @property
     def one_step_rate(self) -> float:
         """|g|^2 / g^T H g: the rate at which one step along the whole gradient gains most, `noise_limited_rate`'s largest."""
-        return self.gradient_square / self.gradient_curvature
+        return _ratio(self.gradient_square, self.gradient_curvature)
 
 
 _NAMES = (
@@ -77,6 +79,7 @@ def gradient_noise(
     Raises:
         ValueError: as `hessian_eigenvalues`; fewer than four batches.
     """
+    whole("batch_size", batch_size)
     with objective(network, inputs, targets, loss, batch_size, training) as mean_loss:
         batches = mean_loss.batches
         if batches < FEWEST_BATCHES:
@@ -90,6 +93,11 @@ def gradient_noise(
         values = np.array([getattr(estimate, name) for estimate in without])
         errors[name] = float(np.sqrt((batches - 1) * values.var()))
     return GradientNoise(*(getattr(found, name) for name in _NAMES[:4]), errors)
+
+
+def _ratio(one: float, other: float) -> float:
+    """one / other; NaN where the gradient or its curvature is exactly zero."""
+    return one / other if other else math.nan
 
 
 def _tables(mean_loss: Objective) -> tuple[np.ndarray, np.ndarray]:

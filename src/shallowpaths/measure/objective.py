@@ -40,6 +40,7 @@ class Objective:
             raise ValueError(f"targets of {given}: give a tensor with one for each of the {len(inputs)} inputs")
         batch_size = len(inputs) if batch_size is None else batch_size
         whole("batch_size", batch_size, at_most=len(inputs))
+        batch_size = int(batch_size)  # torch splits by no other kind of number
         if len(inputs) % batch_size:
             full = len(inputs) // batch_size * batch_size
             raise ValueError(f"{len(inputs)} inputs do not fill batches of {batch_size}: give {full}")
