@@ -26,3 +26,5 @@ def test_marks_and_lines_are_what_was_measured_and_predicted():
 def test_nothing_measured_is_refused():
     with pytest.raises(ValueError, match="nothing measured"):
         plots.values_against({}, PREDICTED, "x", "y")
+    with pytest.raises(ValueError, match="log 'z'"):
+        plots.values_against(MEASURED, PREDICTED, "x", "y", log="z")

@@ -237,3 +237,7 @@ def test_step_costs_are_found_again():
     assert step_costs(superlinear) == pytest.approx(((1 / 4 + 1 / 8) / (1 / 16 + 1 / 64), 0.0)), "a step costs nothing besides"
     with pytest.raises(ValueError, match="at least two batch sizes"):
         step_costs([*runs[:1], record(loss=math.inf, batch_size=64)])
+    with pytest.raises(ValueError, match="differ in recipe, batchnorm, skipinit"):
+        step_costs([record(batch_size=16, recipe=name) for name in ("batchnorm", "skipinit")])
+    with pytest.raises(ValueError, match="above 0"):
+        step_costs([with_curve([2.0, 1.0], size, 10 * size, seconds=0.0) for size in (16, 64)])

@@ -260,9 +260,15 @@ def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
     Least squares of the relative errors over the finished runs, neither cost below 0.
 
     Raises:
-        ValueError: the finished runs have fewer than two batch sizes.
+        ValueError: the finished runs have fewer than two batch sizes; records whose steps are not alike, of several recipes,
+            depths or widths, or with curvature in their seconds; one that took no time.
     """
     runs = [r for r in records if r.outcome == "finished"]
+    for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):
+        if len(values := {getattr(r.config, name) for r in runs}) > 1:
+            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: a step costs what it does for one")
+    if any(r.config.curvature_images or r.seconds <= 0 for r in runs):
+        raise ValueError("the seconds of a run must be those of its steps: above 0, and without measurements of curvature")
     if len({r.config.batch_size for r in runs}) < 2:
         raise ValueError("two costs need finished runs of at least two batch sizes")
     parts = np.array([(r.config.batch_size, 1.0) for r in runs]) / [[seconds_per_step(r)] for r in runs]

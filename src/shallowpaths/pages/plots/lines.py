@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from shallowpaths.pages.plots.drawing import legend_beside, new_axes, predict, style_of
 from shallowpaths.pages.plots.figure import BookFigure
+from shallowpaths.theory.checks import one_of
 
 DASHES = ("-", "--", "-.", ":")
 
@@ -28,8 +29,9 @@ def values_against(
         log: the logarithmic axes, "", "x", "y" or "xy".
 
     Raises:
-        ValueError: nothing was measured.
+        ValueError: nothing was measured; other axes.
     """
+    one_of("log", log, ("", "x", "y", "xy"))
     if not measured:
         raise ValueError("there is nothing measured to draw")
 
