@@ -92,7 +92,7 @@ def test_a_study_of_the_table_is_shown_beside_the_paper():
 
 def test_records_say_on_what_they_stand():
     said = _unwrapped(tables.stands_on([record(epochs=1), record(seed=1, epochs=1), record(depth=100, steps=7)]))
-    assert "digits, wide-resnet of width 1, batch 64, 1 epoch at 16 layers, 7 steps at 100 layers, seed 0; seed 1, 3 runs" in said
+    assert "digits, wide-resnet of width 1, batch 64, 1 epoch at 16 layers, 7 steps at 100 layers, seed 0 and 1, 3 runs" in said
     with pytest.raises(ValueError, match="no record"):
         tables.stands_on([])
 

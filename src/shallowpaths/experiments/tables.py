@@ -92,7 +92,7 @@ def stands_on(records: Iterable[RunRecord]) -> str:
         raise ValueError("there is no record to tell of")
     by_depth = sorted(group_by(listed, "depth").items())
     networks = sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed})
-    sizes, seeds = (", ".join(map(str, sorted({getattr(r.config, name) for r in listed}))) for name in ("batch_size", "seed"))
+    sizes, seeds = (" and ".join(map(str, sorted({getattr(r.config, name) for r in listed}))) for name in ("batch_size", "seed"))
     hours = sum(r.seconds for r in listed) / 3600
     epochs = ", ".join(f"{_budgets(runs)} at {depth} layers" for (depth,), runs in by_depth)
     devices = "; ".join(sorted({r.device_name for r in listed}))
