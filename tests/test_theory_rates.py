@@ -67,32 +67,3 @@ def test_at_the_scalars_rate_the_growth_is_e():
 def test_a_bad_argument_of_the_scalars_rate_is_named(bad):
     with pytest.raises(ValueError, match=r"blocks|gradient|factor"):
         theory.largest_rate_of_scalars(*bad)
-
-
-def test_noise_limits_the_rate_of_small_batches():
-    largest, scale = 0.5, 64.0
-    small, at_scale, large = theory.noise_limited_rate([scale / 1e6, scale, scale * 1e6], largest, scale)
-    assert small == pytest.approx(largest / 1e6, rel=1e-5)  # proportional to the batch
-    assert at_scale == pytest.approx(largest / 2)
-    assert large == pytest.approx(largest, rel=1e-5)
-    assert theory.crossover_batch_size(small / (scale / 1e6), large) == pytest.approx(scale, rel=1e-5)
-    assert theory.noise_limited_rate(8, largest, 0.0) == largest
-
-
-def test_the_noise_limited_rate_is_the_best_of_one_step():
-    """The mean loss after a step, by hand, for a quadratic loss in three dimensions, is smallest at the rate of theory."""
-    hessian, gradient = np.diag([4.0, 1.0, 0.1]), np.array([1.0, -2.0, 0.5])
-    covariance = np.array([[9.0, 1.0, 0.0], [1.0, 4.0, 0.0], [0.0, 0.0, 25.0]])
-    along = gradient @ hessian @ gradient
-    for batch in (1, 10, 1000):
-        rate = theory.noise_limited_rate(batch, gradient @ gradient / along, np.trace(hessian @ covariance) / along)
-        rates = rate * np.linspace(0.5, 1.5, 101)
-        noise = np.trace(hessian @ covariance) / batch
-        losses = [np.sum((gradient - r * hessian @ gradient) ** 2 / np.diag(hessian)) / 2 + r**2 / 2 * noise for r in rates]
-        assert rates[np.argmin(losses)] == pytest.approx(rate)
-
-
-@pytest.mark.parametrize("bad", [(0, 1.0, 1.0), (8, 0.0, 1.0), (8, 1.0, -1.0), (8, 1.0, np.inf)])
-def test_a_bad_argument_of_the_noise_limited_rate_is_named(bad):
-    with pytest.raises(ValueError, match=r"batch_size 0|largest_rate 0|noise_scale (-1|inf)"):
-        theory.noise_limited_rate(*bad)

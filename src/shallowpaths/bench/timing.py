@@ -100,4 +100,5 @@ def ratio(
 
 
 def range_words(ratios: list[float]) -> str:
+    """How many pairs there were, and their smallest and largest ratio."""
     return f"{len(ratios)} pairs from {min(ratios):.2f} to {max(ratios):.2f}"

@@ -44,12 +44,12 @@ class GradientNoise:
 
     @property
     def noise_scale(self) -> float:
-        """tr(H Sigma) / g^T H g: the same weighted by curvature; theory's `noise_limited_rate` reads it."""
+        """tr(H Sigma) / g^T H g: the same weighted by curvature."""
         return _ratio(self.noise_curvature, self.gradient_curvature)
 
     @property
     def one_step_rate(self) -> float:
-        """|g|^2 / g^T H g: the rate at which one step along the whole gradient gains most, `noise_limited_rate`'s largest."""
+        """|g|^2 / g^T H g: the rate at which one step along the whole gradient gains most."""
         return _ratio(self.gradient_square, self.gradient_curvature)
 
 

@@ -21,7 +21,6 @@ from shallowpaths.theory.limits import (
     effective_learning_rate,
     largest_rate_of_scalars,
     largest_stable_rate,
-    noise_limited_rate,
     optimal_learning_rate,
     overflow_depth,
     padding_gain,
@@ -57,7 +56,7 @@ __all__ = [
     "batchnorm_branch_share", "batchnorm_moving_variance", "batchnorm_path_probability", "batchnorm_skip_second_moment",
     "batchnorm_squared_mean", "block_index", "crossover_batch_size", "effective_learning_rate", "finite_width",
     "fixup_layer_scale", "harmonic_mean_path_length", "largest_rate_of_scalars", "largest_stable_rate", "logarithmic_mean_path_length",
-    "mean_path_length", "noise_limited_rate", "odd_covariance", "optimal_learning_rate", "overflow_depth", "padding_gain",
+    "mean_path_length", "odd_covariance", "optimal_learning_rate", "overflow_depth", "padding_gain",
     "parallel_seconds", "path_length_distribution", "path_length_variance", "relu_correlation", "relu_gate_correlation",
     "scaled_skip_second_moment", "signal", "tangent_kernel",
 ]  # fmt: skip

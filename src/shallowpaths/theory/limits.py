@@ -103,19 +103,6 @@ def parallel_seconds(
     return numbers("steps", steps, at_least=0) * (of_images + of_step)
 
 
-def noise_limited_rate(batch_size: ArrayLike, largest_rate: float, noise_scale: float) -> Array:
-    """largest_rate / (1 + noise_scale / B): the best rate of one step for batches of B examples. [derived]
-
-    A step of rate eta along a batch's gradient changes a loss of gradient g and Hessian H by -eta |g|^2 +
-    eta^2 / 2 (g^T H g + tr(H Sigma) / B) in the mean, Sigma the covariance of one example's gradient. That is smallest at this
-    rate, with largest_rate = |g|^2 / g^T H g and noise_scale = tr(H Sigma) / g^T H g, in examples. Proportional to B far below
-    the noise scale and flat far above; the two asymptotes meet at B = noise_scale, and the rate there is half of the largest.
-    """
-    number("largest_rate", largest_rate, above=0)
-    number("noise_scale", noise_scale, at_least=0)
-    return largest_rate / (1 + noise_scale / numbers("batch_size", batch_size, above=0))
-
-
 def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = False) -> float:
     """Expected squared norm of one logit's gradient with respect to all weights, in a ResidualMLP at initialization. [derived]
 

@@ -47,7 +47,7 @@ class StepOptions:
 
 
 def default_options(device: torch.device) -> StepOptions:
-    """The fastest on this kind of device, by `shallowpaths bench`.
+    """The fastest on this kind of device, as far as it was measured.
 
     On a CPU, compiling costs half a minute or more before the first step, more than most runs on a CPU win back.
     """
