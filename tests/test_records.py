@@ -14,6 +14,7 @@ from shallowpaths.experiments.records import (
     final_train_loss,
     group_by,
     rate_reaching,
+    select,
     step_costs,
     steps_to_loss,
     summarise,
@@ -107,6 +108,18 @@ def test_choosing_a_rate_reads_no_test_number(criterion):
 def test_settings_are_all_but_rate_and_seed():
     runs = [record(), record(0.1), record(seed=1), record(batch_size=32), record(0.1, batch_size=32)]
     assert by_setting(runs) == [runs[:3], runs[3:]]
+
+
+def test_selection_by_settings():
+    runs = [record(rate, seed, recipe=r) for rate in (0.03, 0.1) for seed in (0, 1) for r in ("batchnorm", "skipinit")]
+    assert select(runs, recipe="skipinit", seed=0, learning_rate=0.1) == [runs[5]]
+    assert select(runs, recipe=("skipinit", "batchnorm"), seed=[1]) == [runs[2], runs[3], runs[6], runs[7]]
+    assert runs[0].config.effective_learning_rate != 0.3, "equal to rounding only"
+    assert select(runs, effective_learning_rate=0.3) == runs[:4]
+    assert select(runs, ghost_batch=None) == runs
+    assert select(runs, ghost_batch=(64, 128), steps=3) == []
+    with pytest.raises(ValueError, match=r"setting .rate. is unknown: choose from recipe, .*effective_learning_rate"):
+        select(runs, rate=0.1)
 
 
 def test_groups_keep_their_order():

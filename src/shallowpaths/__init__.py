@@ -25,8 +25,8 @@ _ROOMS = {
     "experiments.plans": ("Plan", "read_plan"),
     "experiments.store": ("Store", "load_records", "shipped_records"),
     "experiments.records": (
-        "best_rate", "fewest_steps", "final_train_loss", "group_by", "rate_reaching", "step_costs", "steps_to_loss", "summarise",
-        "validation_error",
+        "best_rate", "fewest_steps", "final_train_loss", "group_by", "rate_reaching", "select", "step_costs", "steps_to_loss",
+        "summarise", "validation_error",
     ),
     "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),

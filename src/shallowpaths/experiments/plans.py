@@ -1,6 +1,5 @@
 """Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`, beside their records."""
 
-import dataclasses
 import difflib
 import itertools
 import re
@@ -11,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shallowpaths.training.config import RunConfig
+from shallowpaths.training.config import SETTINGS, RunConfig
 
 FOLDER = Path(__file__).parent / "shipped"
 NAMES: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 TABLES = ("description", "common", "grid", "runs")
-SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learning_rate")
 RATES = ("learning_rate", "effective_learning_rate")
 
 

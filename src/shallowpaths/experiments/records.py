@@ -7,10 +7,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from shallowpaths.theory import checks
+from shallowpaths.training.config import SETTINGS
 from shallowpaths.training.record import RunRecord
 
 STABLE_ERROR = 0.81
@@ -60,6 +62,26 @@ def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
         finished=len(all_accuracies),
         diverged=len(runs) - len(all_accuracies),
     )
+
+
+def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
+    """The records whose configs have all of these settings, in their order.
+
+    Args:
+        settings: of RunConfig, or `effective_learning_rate`; a list or a tuple stands for any of its values. Numbers may differ
+            by rounding.
+
+    Raises:
+        ValueError: a setting that a config does not have; it lists those that there are.
+    """
+    for name in settings:
+        checks.one_of("setting", name, SETTINGS)
+    asked = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
+    return [r for r in records if all(_is_any(getattr(r.config, name), values) for name, values in asked.items())]
+
+
+def _is_any(found: Any, values: Iterable[Any]) -> bool:
+    return found in values or (isinstance(found, float) and any(math.isclose(found, value) for value in values))
 
 
 def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[RunRecord]]:

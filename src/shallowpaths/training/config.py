@@ -192,6 +192,9 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learning_rate")
+
+
 def only_configs(configs: Iterable[RunConfig]) -> list[RunConfig]:
     """The configs as a list; a TypeError names what is none."""
     listed = list(configs)
