@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,32 +12,18 @@ from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, 
 from shallowpaths.networks import ResidualBlock
 from shallowpaths.theory.checks import number
 
-Seen = TypeVar("Seen")
-
 
 @dataclass(frozen=True)
 class GradientStatistics:
-    """Second moments of the gradient with respect to the residual blocks' inputs x^l, in the order of the network.
+    """Sizes of the gradient with respect to the residual blocks' inputs x^l, in the order of the network.
 
     Attributes:
-        second_moment: mean of squares of the gradient at the input of block l, shape [d].
-        values: how many numbers one input's x^l has, shape [d].
-        output_second_moment, output_values: the same at the output of the last block.
+        relative: squared norm at the input of block l over that at the last block's output, shape [d]: theory's
+            `gradient_second_moment`. He initialization keeps this ratio also where the number of channels and the size of
+            the images change.
     """
 
-    second_moment: np.ndarray
-    values: np.ndarray
-    output_second_moment: float
-    output_values: int
-
-    @property
-    def relative(self) -> np.ndarray:
-        """Squared norm at the input of block l over that at the last block's output: theory's `gradient_second_moment`.
-
-        He initialization keeps this ratio also where the number of channels and the size of the images change.
-        """
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            return self.second_moment * self.values / (self.output_second_moment * self.output_values)
+    relative: np.ndarray
 
     @property
     def growth(self) -> np.ndarray:
@@ -79,12 +64,12 @@ def gradient_statistics(network: nn.Module, inputs: Tensor, training: bool = Tru
     """
     check_inputs(inputs)
 
-    def look(gradient: Tensor) -> tuple[float, int]:
-        return float(in_float64(gradient).square().mean()), gradient[0].numel()
+    def squared_norm(gradient: Tensor) -> float:
+        return float(in_float64(gradient).square().sum())
 
-    _, gradients = _pull_back(network, inputs, lambda x: x, lambda last: _random_like(last, seed), look, training)
-    moments, values = zip(*gradients, strict=True)
-    return GradientStatistics(np.array(moments[:-1]), np.array(values[:-1]), moments[-1], values[-1])
+    _, squares = _pull_back(network, inputs, lambda x: x, lambda last: random_like(last, seed), squared_norm, training)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return GradientStatistics(np.array(squares[:-1]) / squares[-1])
 
 
 def gradient_correlation(
@@ -111,7 +96,7 @@ def gradient_correlation(
         return torch.cat([x, _neighbours(x, correlation, seed)])
 
     def start(last: Tensor) -> Tensor:
-        return _random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
+        return random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
 
     signals, gradients = _pull_back(network, inputs, pair, start, _pair_cosine, training)
     return GradientCorrelation(np.array(signals[:-1]), np.array(gradients[:-1]))
@@ -122,16 +107,16 @@ def _pull_back(
     inputs: Tensor,
     at_first_block: Callable[[Tensor], Tensor],
     start: Callable[[Tensor], Tensor],
-    look: Callable[[Tensor], Seen],
+    look: Callable[[Tensor], float],
     training: bool,
-) -> tuple[list[Seen], list[Seen]]:
+) -> tuple[list[float], list[float]]:
     """What `look` sees in signals, and in gradients, at each block's input and at the last one's output: d + 1 of each.
 
     The first block is given `at_first_block` of its input, and the last one's output the gradient `start` of it.
     """
     blocks = residual_blocks(network)
-    signals: list[Seen] = []
-    gradients: list[Seen] = []
+    signals: list[float] = []
+    gradients: list[float] = []
 
     def seen(x: Tensor) -> None:
         signals.append(look(x.detach()))
@@ -161,7 +146,7 @@ def _pull_back(
     return signals, gradients[::-1]
 
 
-def _random_like(x: Tensor, seed: int) -> Tensor:
+def random_like(x: Tensor, seed: int) -> Tensor:
     """Unit Gaussian numbers of x's shape, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
@@ -171,7 +156,7 @@ def _neighbours(x: Tensor, correlation: float, seed: int) -> Tensor:
     """x with its deviations from the batch's mean, channel by channel, mixed with noise of their size."""
     dims = [0, *range(2, x.ndim)]
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    noise = _random_like(x, seed + 1) * variance.sqrt()
+    noise = random_like(x, seed + 1) * variance.sqrt()
     return mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise
 
 
