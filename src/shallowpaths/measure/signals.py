@@ -40,11 +40,6 @@ class SignalStatistics:
     channels: np.ndarray
 
     @property
-    def blocks(self) -> int:
-        """d, the number of residual blocks."""
-        return len(self.skip_variance)
-
-    @property
     def skip_second_moment(self) -> np.ndarray:
         """Mean square on the skip path."""
         return self.skip_variance + self.skip_squared_mean

@@ -111,7 +111,7 @@ def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
     """
     content = _read(path)
     if content["configs"] != configs:
-        pairs = list(zip(configs, content["configs"], strict=False))
+        pairs = zip(configs, content["configs"], strict=False)
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
         raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
     if content["versions"] != _versions():
