@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_version_is_refused(saved):
     content = torch.load(saved, weights_only=True)
     content["versions"]["torch"] = "1.0"
     torch.save(content, saved)
-    with pytest.raises(ValueError, match=r"another version, .*torch 1\.0.*Delete it"):
+    with pytest.raises(ValueError, match=r"another version, .*'torch': '1\.0'.*Delete it"):
         train(RUN, progress=False, checkpoint_folder=saved.parent)
 
 
@@ -276,7 +276,7 @@ def test_a_pickle_is_refused_and_not_run(saved, tmp_path, wrapped):
         torch.save({"format": checkpoints.FORMAT, "states": bomb}, saved)
     else:
         saved.write_bytes(pickle.dumps(bomb))
-    with pytest.raises(ValueError, match="holds code" if wrapped else "no checkpoint"):
+    with pytest.raises(ValueError, match="holds code"):
         train(RUN, progress=False, checkpoint_folder=saved.parent)
     assert not (tmp_path / "exploded").exists()
 
@@ -285,7 +285,7 @@ def test_a_pickle_is_refused_and_not_run(saved, tmp_path, wrapped):
 def test_a_truncated_checkpoint_is_refused(saved, part):
     whole = saved.read_bytes()
     saved.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(ValueError, match="no checkpoint of this package, or it was cut short"):
+    with pytest.raises(ValueError, match="no checkpoint of this package"):
         resume(saved)
 
 
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_refused(saved):
     place = whole.index(b"data.pkl") + 100
     whole[place : place + 50] = bytes(50)
     saved.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"damaged|no checkpoint"):
+    with pytest.raises(ValueError, match="is damaged"):
         resume(saved)
 
 
@@ -385,8 +385,3 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
     times = timetable(RUN, 1293)
     assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(len(times.rates(epoch)))]
-
-
-def test_a_home_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="cannot be found"):
-        checkpoints.prepare("~no-such-user-here/checkpoints")

@@ -321,7 +321,8 @@ def test_a_plans_mistake_is_one_line(tmp_path):
     (tmp_path / "bad.toml").write_text("[[grid]]\nsead = [0, 1]\n")
     result = invoke("sweep", str(tmp_path / "bad.toml"), "--dry-run")
     assert result.exit_code == 2
-    assert "no key 'sead'; did you mean 'seed'" in result.output
+    assert "key 'sead' is unknown" in result.output
+    assert "did you mean 'seed'" in result.output
 
 
 def test_records_of_nothing_are_refused(tmp_path):

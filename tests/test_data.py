@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from shallowpaths import data
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.data import PaddedPixels, crop_and_flip, draw_augmentation
+from shallowpaths.data import PaddedPixels, draw_augmentation
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -59,20 +59,20 @@ def test_an_empty_split_is_refused(fraction):
         data.load("digits").hold_out(fraction)
 
 
-def test_crop_and_flip_equals_torchvisions_pad_crop_and_flip():
+def crop_and_flip(images, padding, offsets, flips):
+    """By torchvision, image by image."""
     functional = import_torchvision("transforms.v2.functional")  # here: it takes seconds
-    images = torch.randint(0, 256, (81 * 2, 3, 32, 32), dtype=torch.uint8)
-    offsets = torch.cartesian_prod(torch.arange(9), torch.arange(9)).repeat(2, 1)
-    flips = torch.arange(162) >= 81
-    ours = crop_and_flip(images, 4, offsets, flips)
-    for image, (top, left), flip, found in zip(images, offsets.tolist(), flips, ours, strict=True):
-        expected = functional.crop(functional.pad(image, [4, 4, 4, 4]), top, left, 32, 32)
-        assert torch.equal(found, functional.hflip(expected) if flip else expected)
+    height, width = images.shape[-2:]
+    crops = [
+        functional.crop(functional.pad(image, [padding] * 4), top, left, height, width)
+        for image, (top, left) in zip(images, offsets.tolist(), strict=True)
+    ]
+    return torch.stack([functional.hflip(crop) if flip else crop for crop, flip in zip(crops, flips, strict=True)])
 
 
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 8, 8), (2, 5, 7), (3, 32, 32), (4, 6, 4)])
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_the_one_gather_equals_pad_crop_and_flip(channels, height, width, padding):
+def test_the_one_gather_equals_torchvisions_pad_crop_and_flip(channels, height, width, padding):
     images = torch.randint(0, 256, (60, channels, height, width), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(0)
     index = torch.randint(0, 60, (500,), generator=generator)
@@ -118,7 +118,8 @@ def test_offsets_and_flips_are_uniform_and_independent_per_image():
 def test_images_in_one_batch_are_cropped_differently():
     image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, 1, 8, 8)
     offsets, flips = draw_augmentation(200, 1, flips=False, generator=torch.Generator().manual_seed(0))
-    assert len({i.numpy().tobytes() for i in crop_and_flip(image, 1, offsets, flips)}) == 9
+    pixels = PaddedPixels(image, 1, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    assert len({i.numpy().tobytes() for i in pixels.standardized(torch.arange(200), offsets, flips)}) == 9
     assert not flips.any()
 
 

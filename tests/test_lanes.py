@@ -10,7 +10,7 @@ from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.runs import build, in_lanes
 from shallowpaths.training.steps import StepOptions
 from shallowpaths.training.train import train, train_lanes
-from shallowpaths.training.updates import Update, make_optimizer
+from shallowpaths.training.updates import make_optimizer
 
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
 CONVOLUTIONAL = RunConfig(depth=10, l2=0.01, device="cpu")
@@ -27,7 +27,7 @@ def batches(shape, lane):
 def alone(config, rate, lane, shape):
     """The run of one lane by torch's own SGD, in float64."""
     network = build(config.replace(seed=lane), shape, 10).double().train()
-    optimizer = make_optimizer(network, rate, Update.of(config), fused=False)
+    optimizer = make_optimizer(network, config.replace(learning_rate=rate))
     losses = []
     for images, labels in zip(*batches(shape, lane), strict=True):
         optimizer.zero_grad()
@@ -38,7 +38,7 @@ def alone(config, rate, lane, shape):
 
 
 def lanes_of(networks, config, options=None):
-    return Lanes(networks, options or StepOptions(), Update.of(config), config.precision)
+    return Lanes(networks, options or StepOptions(), config)
 
 
 def together(config, rates, shape, spoiled=None):

@@ -88,7 +88,7 @@ def test_a_convolutional_network_is_measured_stage_by_stage():
     network = WideResNet(16, 2, "batchnorm")
     found = signal_statistics(network, torch.randn(16, 3, 32, 32))
     assert found.channels.tolist() == [32, 32, 64, 64, 128, 128]
-    assert found.blocks == 6
+    assert found.skip_variance.shape == (6,)
 
 
 def test_convolutions_lose_the_predicted_part_at_the_border():

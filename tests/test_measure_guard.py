@@ -14,7 +14,6 @@ OF_BLOCKS = {
     "signal_statistics": measure.signal_statistics,
     "moving_statistics": lambda network, inputs: measure.moving_statistics(network, [inputs, inputs]),
     "gradient_statistics": measure.gradient_statistics,
-    "gradient_statistics of a loss": lambda network, inputs: measure.gradient_statistics(network, inputs, LABELS),
     "gradient_correlation": measure.gradient_correlation,
     "input_correlation": measure.input_correlation,
     "path_spectrum": measure.path_spectrum,
@@ -164,16 +163,10 @@ def test_other_bad_arguments_are_refused():
     for longest in (-1, 1.5, True):
         with pytest.raises(ValueError, match="longest"):
             measure.path_spectrum(network, inputs, longest=longest)
-    with pytest.raises(ValueError, match="labels of shape"):
-        measure.gradient_statistics(network, inputs, torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="float32"):
-        measure.gradient_statistics(network, inputs, torch.zeros(4))
-    with pytest.raises(ValueError, match="neighbours of shape"):
-        measure.gradient_correlation(network, inputs, inputs[:3])
     with pytest.raises(ValueError, match=r"correlation 1\.5"):
         measure.gradient_correlation(network, inputs, correlation=1.5)
     with pytest.raises(ValueError, match="no batch normalization"):
-        measure.moving_statistics(ResidualMLP(recipe="skipinit"))
+        measure.moving_statistics(ResidualMLP(recipe="skipinit"), [inputs])
     with pytest.raises(ValueError, match="empty"):
         measure.moving_statistics(network, [])
 

@@ -215,9 +215,9 @@ def test_steps_to_a_loss_by_hand():
     assert steps_to_loss(run, 1.5) == pytest.approx(10)
     assert steps_to_loss(run, 1.0) == pytest.approx(15)
     assert steps_to_loss(run, 0.9) == pytest.approx(20)
-    assert steps_to_loss(run, 0.7) is None
+    assert steps_to_loss(run, 0.7) == math.inf
     assert steps_to_loss(with_curve([2.0, 1.0, 1.4, 0.5]), 1.2) == pytest.approx(13), "the first time counts"
-    assert steps_to_loss(record(loss=math.inf), 1.0) is None
+    assert steps_to_loss(record(loss=math.inf), 1.0) == math.inf
     with pytest.raises(ValueError, match=r"loss 2 is reached within the first epoch, whose mean is 2: choose a smaller"):
         steps_to_loss(run, 2.0)
     with pytest.raises(ValueError, match="loss 0 must be"):

@@ -13,7 +13,7 @@ from shallowpaths.training.steps import StepOptions, default_options
 
 CONVOLUTIONAL = RunConfig(depth=10, batch_size=32, steps=4, learning_rate=0.02, recipe="skipinit-0.5", device="cpu")
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, batch_size=32, steps=4, device="cpu")
-PLAIN = StepOptions(gather=False, channels_last=False)
+PLAIN = StepOptions(channels_last=False)
 
 
 def after(config, options, fused=False):
@@ -33,14 +33,9 @@ def assert_agree(config, options, rtol, fused=False):
         torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("config", [CONVOLUTIONAL, CONNECTED, CONNECTED.replace(augment=False)])
-def test_the_gather_changes_no_bit(config):
-    assert_agree(config, StepOptions(gather=True, channels_last=False), rtol=0)
-
-
 @pytest.mark.parametrize("recipe", ["batchnorm", "skipinit-0.5"])
 def test_channels_last_changes_rounding_only(recipe):
-    assert_agree(CONVOLUTIONAL.replace(recipe=recipe), StepOptions(gather=False, channels_last=True), rtol=1e-4)
+    assert_agree(CONVOLUTIONAL.replace(recipe=recipe), StepOptions(channels_last=True), rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [CONVOLUTIONAL, CONNECTED])
@@ -55,7 +50,7 @@ def test_bfloat16_stays_near_float32():
 
 
 def test_what_only_a_gpu_can_do_is_left_out_on_a_cpu():
-    assert_agree(CONNECTED, StepOptions(gather=False, channels_last=False, graph=True, tf32=True), rtol=0)
+    assert_agree(CONNECTED, StepOptions(channels_last=False, graph=True, tf32=True), rtol=0)
 
 
 @pytest.mark.slow
@@ -63,7 +58,7 @@ def test_what_only_a_gpu_can_do_is_left_out_on_a_cpu():
 @pytest.mark.parametrize("config", [CONVOLUTIONAL.replace(recipe="batchnorm"), CONNECTED.replace(ghost_batch=12)])
 def test_compiled_blocks_change_rounding_only(config):
     """Trying the compiled step first leaves nothing behind: neither in weights nor in the moving averages."""
-    assert_agree(config, StepOptions(gather=False, channels_last=False, compiled=True), rtol=1e-4)
+    assert_agree(config, StepOptions(channels_last=False, compiled=True), rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_a_run_whose_record_was_damaged_is_repeated(tmp_path, caplog):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
     again = sweeping.sweep(GRID, path, progress=False)
-    assert "line 2 is set aside" in caplog.text
+    assert "line 2 is passed over" in caplog.text
     assert [r.result() for r in again] == [r.result() for r in whole]
     assert [r.config.seed for r in load_records(path)] == [0, 2, 1]
 

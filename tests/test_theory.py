@@ -148,7 +148,7 @@ def test_one_over_sqrt_d_stays_below_e():
     assert signal.branch_share == pytest.approx(np.full(1000, 1 / 1001))
 
 
-@pytest.mark.parametrize("mechanism", [{"alpha": 0.0}, {"zero_branch": True}, {"zero_branch": True, **BATCHNORM}])
+@pytest.mark.parametrize("mechanism", [{"alpha": 0.0}, {"alpha": 0.0, **BATCHNORM}])
 def test_identity_chains_change_nothing(mechanism):
     signal = theory.signal(50, activation="relu", pair_correlation=0.9, **mechanism)
     for name in ("skip_variance", "output_second_moment", "gradient_second_moment", "gradient_correlation"):
@@ -425,9 +425,7 @@ def test_largest_stable_rate_separates_decay_from_growth():
 
 
 def test_learning_rate_regimes_meet_at_the_crossover():
-    crossover = theory.crossover_batch_size(0.01, 2.56)
-    assert crossover == pytest.approx(256)
-    rates = theory.optimal_learning_rate([64, crossover, 1024], 0.01, 2.56)
+    rates = theory.optimal_learning_rate([64, 2.56 / 0.01, 1024], 0.01, 2.56)
     assert rates == pytest.approx([0.64, 2.56, 2.56])
     assert float(theory.effective_learning_rate(0.05)) == pytest.approx(0.5)
     assert theory.effective_learning_rate([0.1, 0.2], 0.7) == pytest.approx([1 / 3, 2 / 3])

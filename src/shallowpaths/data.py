@@ -127,25 +127,6 @@ def noise(name: str, count: int) -> Dataset:
     return _dataset(name, images, labels, images[:0], labels[:0], padding=shape[1] // 8, flips=name != "digits")
 
 
-def crop_and_flip(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Each image padded with zeros, cropped back to its size at its own offset, and mirrored if its flip says so.
-
-    Args:
-        images: uint8 [N, C, H, W].
-        padding: p, zeros on each side.
-        offsets: int64 [N, 2], the crop's top and left corner in the padded image, each 0 to 2p. (p, p) shifts nothing.
-        flips: bool [N].
-    """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding,) * 4)
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # [N, H]
-    columns = torch.arange(width, device=images.device).expand(len(images), -1)
-    columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)  # [N, W]
-    image = torch.arange(len(images), device=images.device)[:, None, None]
-    cropped = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C], one gather
-    return cropped.permute(0, 3, 1, 2)
-
-
 class PaddedPixels:
     """Images padded once, each pixel one number: a batch's crops and flips are then a single gather.
 
@@ -171,10 +152,11 @@ class PaddedPixels:
         self.integer = torch.int32 if self.numbers.numel() < 2**31 else torch.int64  # half the work, where it suffices
 
     def standardized(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """The images at `index`, int64 [B], through `crop_and_flip` and `Dataset.standardize`, to the same bits.
+        """The images at `index`, int64 [B]: cropped, mirrored if their flip says so, then as by `Dataset.standardize`.
 
-        float32 [B, C, H, W] in torch.channels_last. It works on whole rows of pixels, which lie in memory one channel
-        after the other.
+        offsets: int64 [B, 2], the crop's top and left corner in the padded image, each 0 to 2p; (p, p) shifts nothing.
+        flips: bool [B]. Returns float32 [B, C, H, W] in torch.channels_last. It works on whole rows of pixels, which lie
+        in memory one channel after the other.
         """
         rows = self._gathered(index, offsets, flips).to(torch.float32).view(len(index) * self.height, -1)
         if len(self.channel_places) < rows.shape[1]:

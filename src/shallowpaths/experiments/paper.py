@@ -36,31 +36,24 @@ class Published:
 
 
 DEPTHS = (16, 100, 1000)
-_ROWS = {  # method, recipe, L2: for each depth accuracy and deviation in %, best, lowest and highest power
+_ROWS = {  # method, recipe, L2: for each depth accuracy, deviation, best, lowest and highest power
     ("batch normalization", "batchnorm", True): (
-        (93.5, 0.1, -1, -1, -1), (94.7, 0.1, -1, -2, 0), (94.6, 0.1, -2, -3, 0),
+        (0.935, 0.001, -1, -1, -1), (0.947, 0.001, -1, -2, 0), (0.946, 0.001, -2, -3, 0),
     ),
     ("SkipInit, α = 1/√d", "skipinit-1/sqrt(d)", True): (
-        (93.0, 0.1, -2, -2, -1), (94.2, 0.1, -1, -2, -1), (94.2, 0.0, -1, -2, -1),
+        (0.930, 0.001, -2, -2, -1), (0.942, 0.001, -1, -2, -1), (0.942, 0.000, -1, -2, -1),
     ),
-    ("SkipInit, α = 0", "skipinit", True): ((93.3, 0.1, -2, -2, -2), (94.2, 0.1, -2, -2, -2), (94.3, 0.2, -2, -3, -1)),
-    ("SkipInit, α = 1", "skipinit-1", True): ((93.0, 0.1, -2, -2, -1), None, None),
-    ("divide by √2", "divide-sqrt2", True): ((92.4, 0.1, -2, -2, -1), (88.9, 0.4, -5, -5, -5), None),
+    ("SkipInit, α = 0", "skipinit", True): ((0.933, 0.001, -2, -2, -2), (0.942, 0.001, -2, -2, -2), (0.943, 0.002, -2, -3, -1)),
+    ("SkipInit, α = 1", "skipinit-1", True): ((0.930, 0.001, -2, -2, -1), None, None),
+    ("divide by √2", "divide-sqrt2", True): ((0.924, 0.001, -2, -2, -1), (0.889, 0.004, -5, -5, -5), None),
     ("SkipInit, α = 0, no L2", "skipinit", False): (
-        (89.8, 0.2, -3, -3, -3), (91.7, 0.2, -2, -2, -2), (92.1, 0.1, -2, -2, -2),
+        (0.898, 0.002, -3, -3, -3), (0.917, 0.002, -2, -2, -2), (0.921, 0.001, -2, -2, -2),
     ),
 }  # fmt: skip
 
 
-def _published(name: tuple[str, str, bool], depth: int, cell: tuple | None) -> Published:
-    if cell is None:
-        return Published(*name, depth)
-    accuracy, deviation, *rates = cell
-    return Published(*name, depth, round(accuracy / 100, 4), round(deviation / 100, 4), *rates)
-
-
 TABLE: tuple[Published, ...] = tuple(
-    _published(name, depth, cell) for name, row in _ROWS.items() for depth, cell in zip(DEPTHS, row, strict=True)
+    Published(*name, depth, *(cell or ())) for name, row in _ROWS.items() for depth, cell in zip(DEPTHS, row, strict=True)
 )
 
 

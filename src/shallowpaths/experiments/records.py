@@ -195,16 +195,12 @@ def _standard_error(values: list[float], counted: RunRecord | None) -> float:
 
 def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float:
     """The minimum of the parabola through the best mean and its neighbours, in logarithms."""
-    place = rates.index(best)
-    before, after = rates[max(place - 1, 0)], rates[min(place + 1, len(rates) - 1)]
-    low, high = means.get(before), means.get(after)
-    if place in (0, len(rates) - 1) or not (low and high and means[best] > 0):
+    around = rates[max(rates.index(best) - 1, 0) : rates.index(best) + 2]
+    if best in (rates[0], rates[-1]) or not all(means.get(rate) for rate in around):
         return best
-    left, right = math.log(low / means[best]), math.log(high / means[best])  # both at least 0
-    down, up = math.log(best / before), math.log(after / best)
-    if left + right == 0:
-        return best
-    return best * math.exp((left * up**2 - right * down**2) / (left * up + right * down) / 2)
+    steps, heights = np.log(around) - math.log(best), np.log([means[rate] for rate in around])
+    bend, slope, _ = np.polyfit(steps, heights, 2)
+    return best * math.exp(-slope / (2 * bend)) if bend > 0 and np.ptp(heights) else best
 
 
 def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
@@ -231,8 +227,8 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
     raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
 
 
-def steps_to_loss(record: RunRecord, loss: float) -> float | None:
-    """Optimizer steps after which the training loss has come down to `loss`; None if the run never gets there, or diverges.
+def steps_to_loss(record: RunRecord, loss: float) -> float:
+    """Optimizer steps after which the training loss has come down to `loss`; infinite if the run never gets there, or diverges.
 
     The curve has the mean over each epoch's steps, so a point stands for the middle of its epoch; between these middles the
     loss is taken as linear. It is the loss that is trained on, of augmented images, with dropout where there is any. The
@@ -244,7 +240,7 @@ def steps_to_loss(record: RunRecord, loss: float) -> float | None:
     """
     checks.number("loss", loss, above=0)
     if record.outcome == "diverged":
-        return None
+        return math.inf
     total = record.config.total_steps(record.train_images)
     epochs = range(len(record.curve) + 1)
     ends = [min(epoch * record.train_images // record.config.batch_size, total) for epoch in epochs]
@@ -255,7 +251,7 @@ def steps_to_loss(record: RunRecord, loss: float) -> float | None:
     for (start, above), (end, below) in itertools.pairwise(zip(middles, losses, strict=True)):
         if below <= loss:
             return start + (end - start) * (above - loss) / (above - below)
-    return None
+    return math.inf
 
 
 def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
@@ -263,12 +259,7 @@ def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
 
     The result's `loss` is that number of steps, infinite where at no rate all seeds get there.
     """
-
-    def steps(record: RunRecord) -> float:
-        taken = steps_to_loss(record, loss)
-        return math.inf if taken is None else taken
-
-    return best_rate(records, steps)
+    return best_rate(records, lambda record: steps_to_loss(record, loss))
 
 
 def seconds_per_step(record: RunRecord) -> float:

@@ -69,13 +69,12 @@ def sweep(
         for records in execute(jobs, trained):
             keys = [record.config.key for record in records]
             done |= dict(zip(keys, records, strict=True))
-            if kept and kept.append(*records):
+            if kept:
+                kept.append(*records)
                 for together in (keys, *([key] for key in keys)):
                     checkpoints.discard(checkpoints.path_of(folder, together))
             bar.update(sum(map(left.pop, keys)))
             bar.set_description_str(_count(len(wanted), left))
-        if kept:
-            kept.flush()
         return [done[config.key] for config in wanted if config.key in done]
 
 

@@ -54,9 +54,13 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
     points, choices, on_edge = [], [], 0
     for group in groups:
         name = tuple(str(getattr(group[0].config, s)) for s in settings)
-        points += [(*name, *_point(runs, best)) for runs in by_rate(group).values()]
-        chosen = _choose(group)
-        choices.append((*name, *_choice(chosen, group, best)))
+        at_rates = {rate: summarise(runs, best) for rate, runs in by_rate(group).items()}
+        for rate, point in at_rates.items():
+            counts = str(point.finished + point.diverged), str(point.diverged)
+            points.append((*name, f"{rate:.4g}", _percent(point), f"{point.train_loss:.4f}", *counts))
+        held_out = group[0].config.validation > 0
+        chosen = best_rate(group, validation_error if held_out else final_train_loss)
+        choices.append((*name, *_choice(chosen, at_rates, "validation accuracy" if held_out else "training loss")))
         on_edge += chosen.on_edge is not None
     names = [SETTINGS.get(s, s) for s in settings]
     accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
@@ -103,24 +107,16 @@ def stands_on(records: Iterable[RunRecord]) -> str:
 def describe_run(record: RunRecord) -> str:
     """One run, line by line."""
     config = record.config
+    shape = f"depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"
     rows = [
-        (
-            "network",
-            f"{config.network}, depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters",
-        ),
+        ("network", f"{config.network}, {shape}"),
         ("recipe", config.recipe),
-        (
-            "data",
-            f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}",
-        ),
+        ("data", f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}"),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
     ]
     if record.test_accuracy is not None:
-        rows += [
-            ("training loss", f"{record.train_loss:.4f}"),
-            ("test accuracy", f"{100 * record.test_accuracy:.2f} %"),
-        ]
+        rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
 
@@ -174,16 +170,6 @@ def _telling(groups: list[list[RunRecord]]) -> list[str]:
     return [s for s in order if s in differ or s in ("recipe", "depth")]
 
 
-def _point(runs: list[RunRecord], best: int | None) -> tuple[str, ...]:
-    point = summarise(runs, best)
-    rate = runs[0].config.effective_learning_rate
-    return f"{rate:.4g}", _accuracy(runs, best), f"{point.train_loss:.4f}", str(len(runs)), str(point.diverged)
-
-
-def _accuracy(runs: list[RunRecord], best: int | None) -> str:
-    return _percent(summarise(runs, best))
-
-
 def _percent(point: Point) -> str:
     if point.accuracy is None:
         return "-"
@@ -191,14 +177,9 @@ def _percent(point: Point) -> str:
     return f"{100 * point.accuracy:.2f}{spread}"
 
 
-def _choose(group: list[RunRecord]) -> BestRate:
-    return best_rate(group, validation_error if group[0].config.validation else final_train_loss)
-
-
-def _choice(chosen: BestRate, group: list[RunRecord], best: int | None) -> tuple[str, ...]:
-    by = "validation accuracy" if group[0].config.validation else "training loss"
+def _choice(chosen: BestRate, at_rates: dict[float, Point], by: str) -> tuple[str, ...]:
     if chosen.effective_rate is None:
         return "-", "-", "-", "-", "every rate diverged"
-    runs = by_rate(group)[chosen.effective_rate]
     low, high = chosen.as_good
-    return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", chosen.on_edge or "no", _accuracy(runs, best), by
+    accuracy = _percent(at_rates[chosen.effective_rate])
+    return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", chosen.on_edge or "no", accuracy, by

@@ -16,12 +16,9 @@ class InputCorrelation:
 
     Attributes:
         cosine: between the two signals as they are, theory's `skip_correlation`. At 1 all inputs look the same.
-        centred: between them after each channel's mean over the whole batch is taken away, so that what all inputs
-            share no longer counts. It is close to 0 for independent inputs, at least -1 / (N - 1).
     """
 
     cosine: np.ndarray
-    centred: np.ndarray
 
     @property
     def distance(self) -> np.ndarray:
@@ -37,18 +34,16 @@ def input_correlation(network: nn.Module, inputs: Tensor, training: bool = True)
     """
     check_inputs(inputs)
     additions = residual_additions(network)
-    found: list[tuple[float, float]] = []
+    found: list[float] = []
 
     def look(_module: ResidualAddition, arguments: tuple[Tensor, Tensor]) -> None:
-        skip = in_float64(arguments[0])
-        centred = skip - skip.mean([0, *range(2, skip.ndim)], keepdim=True)
-        found.append((_mean_cosine(skip.flatten(1)), _mean_cosine(centred.flatten(1))))
+        found.append(_mean_cosine(in_float64(arguments[0]).flatten(1)))
 
     with left_as_found(network, training) as stack:
         for addition in additions:
             stack.callback(addition.register_forward_pre_hook(look).remove)
         network(inputs)
-    return InputCorrelation(*np.array(found).T)
+    return InputCorrelation(np.array(found))
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:

@@ -45,9 +45,8 @@ def signal_of_recipe(recipe: Recipe, blocks: int, layers_per_block: int = 2, **o
     return theory.signal(
         blocks,
         normalization=recipe.normalization,
-        alpha=alpha,
+        alpha=0.0 if recipe.starts_as_identity else alpha,
         output_scale=recipe.output_scale,
-        zero_branch=recipe.starts_as_identity,
         skip_path=recipe.skip_path,
         layers_per_block=layers_per_block,
         **options,

@@ -3,7 +3,6 @@
 import math
 import weakref
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,11 +40,6 @@ class SignalStatistics:
     channels: np.ndarray
 
     @property
-    def blocks(self) -> int:
-        """d, the number of residual blocks."""
-        return len(self.skip_variance)
-
-    @property
     def skip_second_moment(self) -> np.ndarray:
         """Mean square on the skip path."""
         return self.skip_variance + self.skip_squared_mean
@@ -75,7 +69,8 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
     """
     check_inputs(inputs)
     additions = residual_additions(network)
-    taken: list[dict[str, Any]] = []
+    moments: list[Tensor] = []  # each block's variance and squared mean, of skip path, branch and output
+    shapes: list[tuple[float, int]] = []
     last = _LastOutput()
 
     def look(module: ResidualAddition, arguments: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -84,16 +79,18 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
         entering = (last.statistics_of(skip) or channel_moments(skip)) if module.skip_path else nothing
         leaving = channel_moments(output)
         last.set(output, leaving)
-        taken.append(
-            {"skip": entering, "branch": channel_moments(branch), "output": leaving}
-            | {"scale": module.scale, "channels": output.shape[1]}
-        )
+        moments.append(torch.stack([*entering, *channel_moments(branch), *leaving]))
+        shapes.append((module.scale, output.shape[1]))
 
     with left_as_found(network, training) as stack:
         for addition in additions:
             stack.callback(addition.register_forward_hook(look).remove)
         network(inputs)
-    return _gather(taken)
+    values = torch.stack(moments).cpu().double().numpy().T
+    scales, channels = map(np.array, zip(*shapes, strict=True))
+    with np.errstate(invalid="ignore", divide="ignore"):  # overflowed networks are a subject, not an accident
+        share = values[2] * scales**2 / values[4]
+    return SignalStatistics(*values, share, channels)
 
 
 class _LastOutput:
@@ -134,15 +131,3 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         scaled -= mean[:, None]
     variance = torch.stack([torch.dot(part, part) for part in scaled.view(-1).split(_PART)]).sum()
     return variance, (mean * root).square().mean()
-
-
-def _gather(taken: list[dict[str, Any]]) -> SignalStatistics:
-    values = {
-        f"{path}_{name}": torch.stack([block[path][i] for block in taken]).cpu().double().numpy()
-        for path in ("skip", "branch", "output")
-        for i, name in enumerate(("variance", "squared_mean"))
-    }
-    scale = np.array([block["scale"] for block in taken])
-    with np.errstate(invalid="ignore", divide="ignore"):  # overflowed networks are a subject, not an accident
-        share = values["branch_variance"] * scale**2 / values["output_variance"]
-    return SignalStatistics(**values, branch_share=share, channels=np.array([block["channels"] for block in taken]))

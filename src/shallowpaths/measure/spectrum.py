@@ -1,13 +1,18 @@
 """The path spectrum: how much of a tangent takes 0, 1, 2 ... residual branches on its way through the network."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shallowpaths.measure.gradients import random_like
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
-from shallowpaths.measure.tangents import through_block
+from shallowpaths.measure.moving import BATCH_NORMALIZATIONS
+from shallowpaths.networks import ResidualBlock
 from shallowpaths.theory.checks import whole
 
 
@@ -19,31 +24,15 @@ class PathSpectrum:
         shares: of lengths 0 ... longest, shape [longest + 1]: the mean squared norm of the part of the tangent that
             took so many branches, over the sum of these over all lengths.
         truncated: the share of all longer paths, taken together. shares and truncated sum to one.
-        blocks: d.
-        interference: squared norm of the whole tangent over that sum. Near 1 where paths of different lengths are
-            uncorrelated, as random weights make them; training may change it.
     """
 
     shares: np.ndarray
     truncated: float
-    blocks: int
-    interference: float
-
-    @property
-    def longest(self) -> int:
-        """The longest length that has a share of its own."""
-        return len(self.shares) - 1
 
     @property
     def mean_length(self) -> float:
         """Mean length of a path; with truncated mass, its lower bound, which counts that mass at longest + 1."""
-        return self.mean_length_bounds[0]
-
-    @property
-    def mean_length_bounds(self) -> tuple[float, float]:
-        """What the mean length is at least and at most; equal when nothing is truncated."""
-        known = float(np.arange(len(self.shares)) @ self.shares)
-        return known + (self.longest + 1) * self.truncated, known + self.blocks * self.truncated
+        return float(np.arange(len(self.shares)) @ self.shares) + len(self.shares) * self.truncated
 
 
 @torch.no_grad()
@@ -72,40 +61,68 @@ def path_spectrum(
     if longest is not None:
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
-    with left_as_found(network, training):
-        x = _first_block_input(network, inputs)
-        generator = torch.Generator().manual_seed(seed)
-        parts = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)[None]  # [parts, N, C, ...]
-        for number, block in enumerate(blocks, start=1):
-            x, parts = through_block(block, x, parts, longest + 2)
-            if not torch.isfinite(x).all():
-                raise ValueError(
-                    f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
-                    " from there on: use a wider type (network.double()) or fewer blocks"
-                )
-            parts = _rescaled(parts, number, len(blocks))
-    return _collected(parts, longest, len(blocks))
+    tangent: list[Tensor] = []  # in parts [k, N, C, ...]: part i has taken i branches
 
+    def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
+        x, number = arguments[0], blocks.index(block) + 1
+        if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
+            raise ValueError(
+                f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
+                " from there on: use a wider type (network.double()) or fewer blocks"
+            )
+        parts = tangent.pop() if tangent else random_like(x, seed)[None]
+        tangent.append(_rescaled(through_block(block, x, parts, longest + 2), number, len(blocks)))
 
-class _Arrived(Exception):
-    """The forward pass has reached the first block: the rest need not run."""
-
-
-def _first_block_input(network: nn.Module, inputs: Tensor) -> Tensor:
-    caught: list[Tensor] = []
-
-    def catch(_block: nn.Module, arguments: tuple[Tensor]) -> None:
-        caught.append(arguments[0].clone())
-        raise _Arrived
-
-    handle = residual_blocks(network)[0].register_forward_pre_hook(catch)
-    try:
+    with left_as_found(network, training) as stack, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)  # torch.func's own
+        for module in network.modules():
+            if isinstance(module, BATCH_NORMALIZATIONS) and training:
+                stack.callback(module.register_forward_pre_hook(_freeze).remove)
+        for block in blocks:
+            stack.callback(block.register_forward_pre_hook(enter).remove)
         network(inputs)
-    except _Arrived:
-        return caught[0]
-    finally:
+    masses = np.zeros(longest + 2)
+    masses[: len(tangent[0])] = [float(in_float64(part).square().sum()) for part in tangent[0]]
+    shares = masses / masses.sum()
+    return PathSpectrum(shares[:-1], float(shares[-1]))
+
+
+def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+    """Let a normalization keep the statistics of the first batch that it sees."""
+    if norm.training:
+        x = arguments[0]
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        norm.running_var.data.copy_(variance)  # .data: a backward pass that still needs it is not told that it changed
+        norm.running_mean.data.copy_(mean)
+        norm.eval()
+
+
+def through_block(block: ResidualBlock, x: Tensor, parts: Tensor, room: int) -> Tensor:
+    """The tangent after a block whose normalizations are frozen, in parts by the number of branches taken.
+
+    parts: [k, N, C, ...]. Comes back one part longer, but with at most `room` parts: the last one then holds all longer paths.
+    """
+
+    def terms(x: Tensor) -> tuple[Tensor, Tensor]:
+        caught: list[tuple[Tensor, Tensor]] = []
+        handle = block.addition.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
+        block.forward(x.clone())  # an activation in place changes the skip path too
         handle.remove()
-    raise RuntimeError("the network's forward pass does not reach its first residual block")
+        return caught[0]
+
+    skip, branch = _derivative(terms, x, parts)
+    skip, branch = torch.cat([skip, torch.zeros_like(skip[:1])]), torch.cat([torch.zeros_like(branch[:1]), branch])
+    parts = block.addition(skip, branch)
+    if len(parts) > room:
+        parts = torch.cat([parts[:-2], parts[-2:].sum(0, keepdim=True)])
+    if isinstance(block.norm_after, nn.Identity):
+        return parts
+    return _derivative(block.norm_after, parts[0], parts)  # the same wherever it is taken
+
+
+def _derivative(function: Callable[[Tensor], Any], x: Tensor, parts: Tensor) -> Any:
+    """Of a function at x, along each of the parts."""
+    return torch.vmap(lambda part: torch.func.jvp(function, (x,), (part,))[1])(parts)
 
 
 def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
@@ -116,11 +133,3 @@ def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
         raise ValueError(f"{state} after block {number} of {blocks}: there are no shares to take")
     exponent, room = int(np.frexp(largest)[1]), np.log2(torch.finfo(parts.dtype).max)
     return parts if abs(exponent) < room / 4 else parts * 2.0**-exponent
-
-
-def _collected(parts: Tensor, longest: int, blocks: int) -> PathSpectrum:
-    masses = np.zeros(longest + 2)
-    masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
-    whole = float(in_float64(parts).sum(0).square().sum())
-    shares = masses / masses.sum()
-    return PathSpectrum(shares[:-1], float(shares[-1]), blocks, whole / float(masses.sum()))

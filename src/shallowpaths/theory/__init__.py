@@ -17,7 +17,6 @@ in its tests.
 from shallowpaths.theory.blocks import NORMALIZATIONS, Signal, signal
 from shallowpaths.theory.limits import (
     OverflowDepth,
-    crossover_batch_size,
     effective_learning_rate,
     largest_rate_of_scalars,
     largest_stable_rate,
@@ -54,7 +53,7 @@ from shallowpaths.theory.width import FiniteWidth, finite_width, odd_covariance
 __all__ = [
     "ACTIVATIONS", "NORMALIZATIONS", "RELU_MEAN_SHARE", "RELU_VARIANCE_SHARE", "FiniteWidth", "OverflowDepth", "Signal",
     "batchnorm_branch_share", "batchnorm_moving_variance", "batchnorm_path_probability", "batchnorm_skip_second_moment",
-    "batchnorm_squared_mean", "block_index", "crossover_batch_size", "effective_learning_rate", "finite_width",
+    "batchnorm_squared_mean", "block_index", "effective_learning_rate", "finite_width",
     "fixup_layer_scale", "harmonic_mean_path_length", "largest_rate_of_scalars", "largest_stable_rate", "logarithmic_mean_path_length",
     "mean_path_length", "odd_covariance", "optimal_learning_rate", "overflow_depth", "padding_gain",
     "parallel_seconds", "path_length_distribution", "path_length_variance", "relu_correlation", "relu_gate_correlation",

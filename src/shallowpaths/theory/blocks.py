@@ -1,8 +1,9 @@
 """The recursion over blocks: second moments, variances, tangents and gradients of any recipe of the book."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -97,19 +98,6 @@ def _mixed(skip: _Point, branch: _Point) -> _Point:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """One block of the recursion: its four points and what a tangent and a pair of gradients meet in it."""
-
-    input: _Point
-    skip: _Point
-    branch: _Point
-    output: _Point
-    path_probability: float
-    log2_gradient: float
-    gates: float
-
-
-@dataclass(frozen=True)
 class _Network:
     """What all blocks of a network have in common."""
 
@@ -137,8 +125,8 @@ class _Network:
             log2_tangent += math.log2(gain)
         return point, log2_tangent, gates
 
-    def block(self, x: _Point, projected: bool, gain: float) -> _Block:
-        """One step of the recursion, from the input of a block to its output."""
+    def block(self, x: _Point, projected: bool, gain: float) -> dict[str, Any]:
+        """One step of the recursion: a block's four points, and what a tangent and a pair of gradients meet in it."""
         skip, skip_tangent, skip_gates = self.layers(x, int(projected), 1.0)
         if not self.skip_path:
             skip, skip_tangent = _Point(-math.inf, skip.common, skip.pair), -math.inf
@@ -154,7 +142,8 @@ class _Network:
             log2_gradient -= output.log2_variance
             output = output.standardized()
         gates = (1 - probability) * skip_gates + probability * branch_gates
-        return _Block(x, skip, branch, output, probability, log2_gradient, gates)
+        points = {"input": x, "skip": skip, "branch": branch, "output": output}
+        return points | {"path_probability": probability, "log2_gradient": log2_gradient, "gates": gates}
 
 
 def signal(
@@ -163,7 +152,6 @@ def signal(
     normalization: str = "none",
     alpha: float = 1.0,
     output_scale: float = 1.0,
-    zero_branch: bool = False,
     skip_path: bool = True,
     activation: str = "linear",
     layers_per_block: int = 2,
@@ -176,8 +164,8 @@ def signal(
 
     normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one
         after each addition); "end" (one BN after the last block, which changes nothing before it).
-    alpha: what multiplies the branch, as a number. output_scale: what multiplies the sum, 1 or 1 / sqrt(2).
-    zero_branch: the branch ends in a zero, as with zero-gamma BN or Fixup; then alpha plays no part.
+    alpha: what multiplies the branch, as a number; 0 too where the branch ends in a zero, as with zero-gamma BN or Fixup.
+    output_scale: what multiplies the sum, 1 or 1 / sqrt(2).
     skip_path: False removes the skip connections, so that every path takes every branch.
     correlation: between any two inputs at x^1, in [0, 1); 0 for centred data.
     pair_correlation: between two chosen inputs at x^1, say 0.99 for neighbours; as any two if None.
@@ -192,17 +180,16 @@ def signal(
     one_of("normalization", normalization, NORMALIZATIONS)
     one_of("activation", activation, ACTIVATIONS)
     whole("layers_per_block", layers_per_block)
-    flag("zero_branch", zero_branch)
     flag("skip_path", skip_path)
     alpha, scale = number("alpha", alpha), number("output_scale", output_scale, above=0)
-    log2_alpha = -math.inf if zero_branch or alpha == 0 else math.log2(abs(alpha))
+    log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
     if not skip_path and math.isinf(log2_alpha):
-        raise ValueError(f"alpha {alpha!r} and zero_branch {zero_branch!r} without a skip path: nothing passes")
+        raise ValueError(f"alpha {alpha!r} without a skip path: nothing passes")
     network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
     x, rows = _start(correlation, pair_correlation, normalization), []
     for projected, gain in zip(_projected(projections, blocks), _gains(layer_gain, blocks), strict=True):
         rows.append(network.block(x, projected, float(gain)))
-        x = rows[-1].output
+        x = rows[-1]["output"]
     return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
 
 
@@ -232,30 +219,27 @@ def _gains(layer_gain: ArrayLike, blocks: int) -> Array:
     return np.broadcast_to(gains, (blocks,))
 
 
-def _arrays(rows: list[_Block], normalization: str) -> dict[str, Array]:
+def _arrays(rows: list[dict[str, Any]], normalization: str) -> dict[str, Array]:
     """The recursion's rows as the arrays of a Signal."""
-
-    def column(read: Callable[[_Block], float]) -> Array:
-        return np.array([read(row) for row in rows])
-
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    terms = list(zip(columns["skip"], columns["branch"], strict=True))
     arrays: dict[str, Array] = {}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for place in ("input", "skip", "branch", "output"):
-            points: list[_Point] = [getattr(row, place) for row in rows]
-            common = np.array([point.common for point in points])
-            moment = np.exp2([point.log2_moment for point in points])
+            common = np.array([point.common for point in columns[place]])
+            moment = np.exp2([point.log2_moment for point in columns[place]])
             arrays[f"{place}_second_moment"] = moment
-            arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in points])
+            arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in columns[place]])
             arrays[f"{place}_squared_mean"] = np.where(common > 0, common * moment, 0.0)
-        arrays["gradient_second_moment"] = np.exp2(np.cumsum(column(lambda row: row.log2_gradient)[::-1])[::-1])
+        arrays["gradient_second_moment"] = np.exp2(np.cumsum(columns["log2_gradient"][::-1])[::-1])
     normalized = normalization.startswith("branch")
     arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if normalized else np.ones(len(rows))
-    arrays["branch_share"] = column(lambda row: _share(row.skip.log2_variance, row.branch.log2_variance))
-    arrays["branch_second_moment_share"] = column(lambda row: _share(row.skip.log2_moment, row.branch.log2_moment))
-    arrays["path_probability"] = column(lambda row: row.path_probability)
-    arrays["skip_correlation"] = column(lambda row: row.skip.common)
-    arrays["pair_correlation"] = column(lambda row: row.input.pair)
-    arrays["gradient_correlation"] = np.cumprod(column(lambda row: row.gates)[::-1])[::-1]
+    arrays["branch_share"] = np.array([_share(skip.log2_variance, branch.log2_variance) for skip, branch in terms])
+    arrays["branch_second_moment_share"] = np.array([_share(skip.log2_moment, branch.log2_moment) for skip, branch in terms])
+    arrays["path_probability"] = np.array(columns["path_probability"])
+    arrays["skip_correlation"] = np.array([point.common for point in columns["skip"]])
+    arrays["pair_correlation"] = np.array([point.pair for point in columns["input"]])
+    arrays["gradient_correlation"] = np.cumprod(columns["gates"][::-1])[::-1]
     for array in arrays.values():
         array.setflags(write=False)
     return arrays

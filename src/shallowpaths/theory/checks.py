@@ -1,5 +1,6 @@
 """What a bad argument meets, in every room: a ValueError that names the argument, its value and what is allowed."""
 
+import difflib
 from collections.abc import Collection
 from typing import Any
 
@@ -10,9 +11,11 @@ Array = NDArray[np.float64]
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """Refuse what is not among the names allowed."""
+    """Refuse what is not among the names allowed; the error says which of them it resembles."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(allowed)}")
+        close = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name} {value!r} is unknown: choose from {', '.join(allowed)}{hint}")
 
 
 def flag(name: str, value: object) -> None:

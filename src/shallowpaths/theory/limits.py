@@ -75,17 +75,12 @@ def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, larges
     """min(c B, largest stable rate) for batches of B examples. Regimes [paper], formula [derived].
 
     Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c = ``rate_per_example``.
-    Curvature dominated: c B would diverge, and the largest stable rate is the best. All rates raw, or all effective.
+    Curvature dominated: c B would diverge, and the largest stable rate is the best. They meet at the batch size
+    largest_stable / c. All rates raw, or all effective.
     """
     per_example = number("rate_per_example", rate_per_example, above=0)
     proportional = per_example * numbers("batch_size", batch_size, above=0)
     return np.minimum(proportional, number("largest_stable", largest_stable, above=0))
-
-
-def crossover_batch_size(rate_per_example: float, largest_stable: float) -> float:
-    """The batch size largest_stable / c from which curvature, not noise, limits the rate. [derived]"""
-    per_example = number("rate_per_example", rate_per_example, above=0)
-    return number("largest_stable", largest_stable, above=0) / per_example
 
 
 def parallel_seconds(

@@ -179,10 +179,9 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`; a setting that does not exist is an error."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"settings {', '.join(unknown)} are unknown: choose from {', '.join(sorted(known))}")
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            checks.one_of("setting", name, known)
         return cls(**values)
 
     @property

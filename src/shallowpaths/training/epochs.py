@@ -108,10 +108,9 @@ def take_steps(
 
     Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
     """
-    watch = _Watch()
     for number, batch in itertools.islice(enumerate(batches), len(taken), None):
         taken.append(take(*batch))
-        if watch.has_seen_the_end(number, taken[-1][0]):
+        if _all_diverged(number, taken[-1][0]):
             break
         on_step()
 
@@ -127,30 +126,10 @@ def epoch_results(taken: list[tuple[Tensor, Tensor]], *rates: list[float]) -> li
     return results
 
 
-class _Watch:
-    """Looks for a loss that is not finite, without making a GPU wait: it reads what was copied LOOK_EVERY steps ago."""
-
-    def __init__(self) -> None:
-        self.copied: tuple[Tensor, torch.cuda.Event | None] | None = None
-
-    def has_seen_the_end(self, number: int, loss: Tensor) -> bool:
-        """Whether every run has diverged, as far as is known after step `number`."""
-        if loss.device.type == "cpu":
-            return not torch.isfinite(loss).any()
-        if (number + 1) % LOOK_EVERY:
-            return False
-        earlier, self.copied = self.copied, self._copy(loss)
-        if earlier is None or (earlier[1] is not None and not earlier[1].query()):
-            return False
-        return not torch.isfinite(earlier[0]).any()
-
-    def _copy(self, loss: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:
-        if loss.device.type != "cuda":
-            return loss, None
-        event = torch.cuda.Event()
-        copy = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
-        event.record()
-        return copy, event
+def _all_diverged(number: int, loss: Tensor) -> bool:
+    """Whether no run's loss is finite after step `number`; a GPU, where the host waits for the answer, is asked now and then."""
+    asked = loss.device.type == "cpu" or (number + 1) % LOOK_EVERY == 0
+    return asked and not torch.isfinite(loss).any()
 
 
 @torch.no_grad()

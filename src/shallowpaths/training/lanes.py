@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
-from shallowpaths.training.steps import Recorded, StepOptions, recorded
-from shallowpaths.training.updates import Update
+from shallowpaths.training.config import RunConfig
+from shallowpaths.training.steps import Recorded, StepOptions, recorded, unchanged
+from shallowpaths.training.updates import penalty_of, rate_factor
 
 
 class Lanes:
@@ -25,18 +26,12 @@ class Lanes:
 
     Args:
         networks: one a lane. They are read here, and written by `write_back`.
-        update: of all lanes. precision: as in RunConfig.
         options: `graph`, `tf32` and `deterministic` are heeded.
+        config: of any lane.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        options: StepOptions,
-        update: Update,
-        precision: str,
-    ):
-        self.networks, self.options, self.update = networks, options, update
+    def __init__(self, networks: Sequence[nn.Module], options: StepOptions, config: RunConfig):
+        self.networks, self.options, self.config = networks, options, config
         self.device = next(networks[0].parameters()).device
         self.recorded: Recorded | None = None
         self.tried = not (self.options.graph and self.device.type == "cuda")
@@ -46,7 +41,7 @@ class Lanes:
         self.fixed = {name: p.detach() for name, p in weights.items() if name not in trained}
         self.weights = {name: p.detach() for name, p in weights.items() if name in trained}
         self.velocities = {name: torch.zeros_like(p) for name, p in self.weights.items()}
-        loss = functools.partial(_loss, self.architecture, precision)  # no method: it would keep the lanes alive
+        loss = functools.partial(_loss, self.architecture, config.precision)  # no method: it would keep the lanes alive
         self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,21 +62,18 @@ class Lanes:
     def _try(self, *inputs: Tensor) -> None:
         """Record the step; then weights, velocities and buffers are what they were."""
         self.tried = True
-        stacks = [stack for part in self.states().values() for stack in part.values()]
-        before = [stack.clone() for stack in stacks]
-        self.recorded = recorded(self._take, inputs)
-        for stack, value in zip(stacks, before, strict=True):
-            stack.copy_(value)
+        with unchanged(lambda: [stack for part in self.states().values() for stack in part.values()]):
+            self.recorded = recorded(self._take, inputs)
 
     def _take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         leaves = self.weights, self.fixed, self.buffers, images, labels
         gradients, (losses, logits) = self._gradients(*leaves)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                penalty = self.update.penalty(weight.ndim - 1)  # the first dimension counts lanes
+                penalty = penalty_of(self.config, weight.ndim - 1)  # the first dimension counts lanes
                 gradient = gradients[name].add_(weight, alpha=penalty) if penalty else gradients[name]
-                velocity = self.velocities[name].mul_(self.update.momentum).add_(gradient)
-                own = rates.to(weight.dtype) * self.update.rate_factor(name)
+                velocity = self.velocities[name].mul_(self.config.momentum).add_(gradient)
+                own = rates.to(weight.dtype) * rate_factor(self.config, name)
                 weight.sub_(own.view(-1, *[1] * (weight.ndim - 1)) * velocity)
         return losses, (logits.argmax(2) == labels).float().mean(1)
 

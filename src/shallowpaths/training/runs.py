@@ -15,7 +15,7 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.steps import Step, StepOptions, default_options
-from shallowpaths.training.updates import Update, make_optimizer
+from shallowpaths.training.updates import make_optimizer
 
 MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 
@@ -76,8 +76,9 @@ class Run:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=layout)
         self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
-        optimizer = make_optimizer(self.network, config.learning_rate, Update.of(config))
+        optimizer = make_optimizer(self.network, config)
         self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
+        self.states, self.load = self.step.states, self.step.load
 
     def epoch(
         self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
@@ -88,14 +89,6 @@ class Run:
         self.network.train()
         take_steps(self.step.take, zip(*times.batches(number, self.step.data), rates, strict=True), on_step, taken)
         return epoch_results(taken, rates)
-
-    def states(self) -> dict[str, Any]:
-        """See Trainable."""
-        return self.step.states()
-
-    def load(self, states: dict[str, Any]) -> None:
-        """See Trainable."""
-        self.step.load(states)
 
 
 class LaneRuns:
@@ -112,7 +105,8 @@ class LaneRuns:
         self.networks = [build(config, data.image_shape, data.classes).to(self.device) for config in configs]
         self.timetables = [timetable(config, len(images)) for config in configs]
         options = default_options(self.device) if options is None else options
-        self.lanes = Lanes(self.networks, options, Update.of(first), first.precision)
+        self.lanes = Lanes(self.networks, options, first)
+        self.states, self.load = self.lanes.states, self.lanes.load
         self.pixels = PaddedPixels(images, data.padding, data.mean, data.std) if first.augment else None
 
     def epoch(
@@ -137,14 +131,6 @@ class LaneRuns:
             images = self.data.standardize(self.data.train_images[flat])
         labels = self.data.train_labels[flat].view(index.shape)
         return self.lanes.take(images.unflatten(0, index.shape), labels, rates)
-
-    def states(self) -> dict[str, Any]:
-        """See Trainable."""
-        return self.lanes.states()
-
-    def load(self, states: dict[str, Any]) -> None:
-        """See Trainable."""
-        self.lanes.load(states)
 
 
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:

@@ -4,10 +4,11 @@ Batches come from images that stay on the device, residual blocks may be compile
 recorded as a graph. What this machine cannot do is left out with one warning.
 """
 
+import contextlib
 import functools
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
-from shallowpaths.data import Dataset, PaddedPixels, crop_and_flip
+from shallowpaths.data import Dataset, PaddedPixels
 from shallowpaths.networks import ResidualNetwork
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ class StepOptions:
     """What makes the step fast.
 
     Attributes:
-        gather: crop and flip from padded images in one gather.
         channels_last: activations in torch.channels_last.
         compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
         graph: CUDA only: the step is recorded once and replayed.
@@ -38,7 +38,6 @@ class StepOptions:
             with torch 2.11 or newer.
     """
 
-    gather: bool = True
     channels_last: bool = True
     compiled: bool = False
     graph: bool = False
@@ -75,9 +74,8 @@ class Step:
     ):
         self.device = data.train_images.device
         self.network, self.optimizer, self.data, self.options = network, optimizer, data, options
-        self.augment, self.precision = augment, precision
-        gathers = options.gather and augment
-        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if gathers else None
+        self.precision = precision
+        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if augment else None
         compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
         block_of = _compiled_block(self.options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
@@ -102,9 +100,7 @@ class Step:
         if self.pixels is not None:
             images = self.pixels.standardized(index, offsets, flips)
         else:
-            images = self.data.train_images[index]
-            images = crop_and_flip(images, self.data.padding, offsets, flips) if self.augment else images
-            images = self.data.standardize(images)
+            images = self.data.standardize(self.data.train_images[index])
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout), self.data.train_labels[index]
 
@@ -139,18 +135,22 @@ class Step:
     def _try(self, *inputs: Tensor) -> None:
         """Compile and record; then the network, the optimizer and the random state are what they were."""
         self.tried = True
-        state = _State(self.network, self.optimizer)
-        try:
-            self._step(*inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
-            self.forward = self.network
-        state.put_back()
+        with unchanged(self._tensors):
+            try:
+                self._step(*inputs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
+                self.forward = self.network
         if self.on_graph:
             for group in self.optimizer.param_groups:
                 group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
-            self.recorded = recorded(self._step, inputs)
-            state.put_back()
+            with unchanged(self._tensors):
+                self.recorded = recorded(self._step, inputs)
+
+    def _tensors(self) -> list[Tensor]:
+        """What a step changes; a velocity is there after the first."""
+        velocities = (state.get("momentum_buffer") for state in self.optimizer.state.values())
+        return [*self.network.parameters(), *self.network.buffers(), *(v for v in velocities if v is not None)]
 
 
 class Recorded:
@@ -193,34 +193,24 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
         return None
 
 
-class _State:
-    """What a step changes, to be put back after steps that only try things out."""
+@contextlib.contextmanager
+def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
+    """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address.
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
-        self.tensors = [(t, t.detach().clone()) for t in (*network.parameters(), *network.buffers())]
-        velocities = self._velocities()
-        self.velocities = {p: v.clone() for p, v in velocities.items()}
-        self.cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        self.cpu = torch.get_rng_state()
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """In place: a graph knows these tensors by their addresses."""
-        for tensor, value in self.tensors:
-            tensor.copy_(value)
-        for parameter, velocity in self._velocities().items():
-            if parameter in self.velocities:
-                velocity.copy_(self.velocities[parameter])
-            else:  # a velocity of 0 goes on as none does: momentum * 0 + gradient
-                velocity.zero_()
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
-
-    def _velocities(self) -> dict[Tensor, Tensor]:
-        found = {p: state.get("momentum_buffer") for p, state in self.optimizer.state.items()}
-        return {p: velocity for p, velocity in found.items() if velocity is not None}
+    One that was not there before becomes 0, as which a velocity goes on as none does: momentum * 0 + gradient.
+    """
+    before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
+    cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    yield
+    with torch.no_grad():
+        for tensor in tensors():
+            if id(tensor) in before:
+                tensor.copy_(before[id(tensor)])
+            else:
+                tensor.zero_()
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state(cuda)
 
 
 def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,7 @@ def _run(
             training = [mine for mine, result in pairs if result["outcome"] == "running"]
             if not training:
                 return
-            loss, accuracy = (_range_of(getattr(mine, what) for mine in training) for what in ("loss", "accuracy"))
-            bar.set_postfix(epoch=epoch + 1, loss=loss, accuracy=accuracy)
+            bar.set_postfix(epoch=epoch + 1, loss=training[0].loss, accuracy=training[0].accuracy)
     for network, result in zip(runs.networks, position.results, strict=True):
         if result["outcome"] == "running":
             _test(network, data, runs.precision, times, result)
@@ -232,12 +231,6 @@ class _Saver:
         except OSError as error:
             log.warning("no checkpoint this time, the run goes on: %s", error)
         self.saved = time.monotonic()
-
-
-def _range_of(values: Iterable[float]) -> str:
-    """A run's value; of several runs the smallest and the largest."""
-    ends = min(every := list(values)), max(every)
-    return " to ".join(f"{value:.3f}" for value in dict.fromkeys(ends))
 
 
 def _progress_bar(title: str, times: Timetable, position: Position, progress: bool) -> tqdm:
