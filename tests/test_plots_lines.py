@@ -23,6 +23,16 @@ def test_marks_and_lines_are_what_was_measured_and_predicted():
     assert figure.svg()
 
 
+def test_several_networks_are_a_mark_each_and_their_mean_is_said():
+    measured = {"batchnorm": {6: [1.5, 1.7], 12: [2.1]}, "batchnorm, linear": {6: [1.4]}}
+    figure = plots.values_against(measured, {"predicted": {6: 1.6, 9: 1.9, 12: 2.2}}, "blocks", "mean path length")
+    drawn = {line.get_label(): line for line in figure.light.axes[0].get_lines()}
+    assert list(zip(*drawn["batchnorm"].get_data(), strict=True)) == [(6, 1.5), (6, 1.7), (12, 2.1)]
+    assert drawn["batchnorm"].get_linestyle() == "None", "no line joins them"
+    assert drawn["batchnorm"].get_marker() != drawn["batchnorm, linear"].get_marker()
+    assert "batchnorm 1.6 at 6, 2.1 at 12; batchnorm, linear 1.4 at 6. predicted: predicted 1.6 at 6, 1.9 at 9" in figure.alt
+
+
 def test_nothing_measured_is_refused():
     with pytest.raises(ValueError, match="nothing measured"):
         plots.values_against({}, PREDICTED, "x", "y")

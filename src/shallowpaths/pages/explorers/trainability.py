@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from shallowpaths.experiments.records import group_by
 from shallowpaths.pages.explorers.explorer import Explorer, menu, slider
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
-from shallowpaths.pages.plots.depth import Lines
+from shallowpaths.pages.plots.rates import Lines
 from shallowpaths.training.record import RunRecord
 
 ACCURACIES = (20, 30, 40, 50, 60, 70, 80, 90)

@@ -1,18 +1,17 @@
 """Any quantity against any other, where no figure of its own is worth its lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from shallowpaths.pages.plots.drawing import legend_beside, new_axes, predict, style_of
+from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 
-DASHES = ("-", "--", "-.", ":")
-
 
 def values_against(
-    measured: Mapping[str, Mapping[float, float]],
+    measured: Mapping[str, Mapping[float, float | Sequence[float]]],
     predicted: Mapping[str, Mapping[float, float]],
     xlabel: str,
     ylabel: str,
@@ -20,11 +19,11 @@ def values_against(
     log: str = "",
     title: str = "",
 ) -> BookFigure:
-    """Marks of each recipe's look for what was measured, joined by its line, and a dark line for each prediction.
+    """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
     Args:
-        measured: by recipe, {x: y}, in the order in which the marks are joined. What follows a comma in a name, as in
-            "batchnorm, seed 1", tells several of one recipe apart.
+        measured: by recipe, {x: y}, in the order in which a line joins the marks; or {x: several y}, a mark for each. What
+            follows a comma in a name, as in "batchnorm, seed 1", tells several of one recipe apart.
         predicted: by what the legend calls it, {x: y}.
         log: the logarithmic axes, "", "x", "y" or "xy".
 
@@ -34,27 +33,27 @@ def values_against(
     one_of("log", log, ("", "x", "y", "xy"))
     if not measured:
         raise ValueError("there is nothing measured to draw")
+    listed = {name: {x: np.atleast_1d(y) for x, y in points.items()} for name, points in measured.items()}
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        seen: dict[str, int] = {}
-        for name, points in measured.items():
-            recipe = name.partition(",")[0]
-            dash = DASHES[seen.setdefault(recipe, 0) % len(DASHES)]
-            seen[recipe] += 1
-            axes.plot(list(points), list(points.values()), **style_of(recipe) | {"markersize": 5, "linestyle": dash}, label=name)
+        figure, (axes,) = drawing.new_axes(1)
+        for name, look in drawing.looks_of(listed).items():
+            marks = [(x, y) for x, values in listed[name].items() for y in values]
+            unjoined = {"linestyle": "none"} if any(map(np.ndim, measured[name].values())) else {}
+            axes.plot(*zip(*marks, strict=True), **look | {"markersize": 5} | unjoined, label=name)
         for number, (label, line) in enumerate(predicted.items()):
-            predict(axes, list(line), list(line.values()), label=label, linestyle=DASHES[number % len(DASHES)])
+            drawing.predict(axes, line, label=label, linestyle=drawing.DASHES[number % len(drawing.DASHES)])
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axes.set(**{f"{axis}scale": "log" for axis in log})
         ticks = sorted({x for points in measured.values() for x in points})
         if "x" in log and len(ticks) < 9:
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()
-        legend_beside(axes)
+        drawing.legend_beside(axes)
         return figure
 
-    groups = {"measured": measured, "predicted": predicted}
+    means = {name: {x: np.mean(y) for x, y in points.items()} for name, points in listed.items()}
+    groups = {"measured": means, "predicted": predicted}
     said = ". ".join(f"{word}: {_words(lines)}" for word, lines in groups.items() if lines)
     return BookFigure(draw, f"{ylabel} against {xlabel}. {said}.")
 

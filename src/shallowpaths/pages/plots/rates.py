@@ -1,31 +1,21 @@
-"""Learning rates: what each comes to, which is best, which is stable."""
+"""Learning rates: what each comes to, at which depth and batch size, beside what theory or the paper says."""
 
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shallowpaths.experiments.paper import trains
 from shallowpaths.experiments.records import best_rate, by_rate, group_by, summarise
-from shallowpaths.pages.plots.drawing import (
-    CROSS,
-    all_records,
-    check_predicted,
-    legend_below,
-    legend_beside,
-    new_axes,
-    panels_beside,
-    plain_log_ticks,
-    predict,
-    rate_words,
-    style_of,
-    words,
-)
+from shallowpaths.pages.plots import drawing
+from shallowpaths.pages.plots.drawing import CROSS, style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
-_BY_DEPTH = ("#009E73", "#D55E00", "#0072B2", "#CC79A7")  # Okabe and Ito's, for depths instead of recipes
+Lines = Mapping[str, Mapping[str, Mapping[int, float]]]
 LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the panels
 
 
@@ -36,35 +26,33 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
         panels: the setting that has a panel for each of its values, "batch_size" or "depth".
     """
-    runs = all_records(records)
     one_of("panels", panels, ("batch_size", "depth"))
-    sizes = sorted({getattr(r.config, panels) for r in runs})
-    word = words(panels).removesuffix(" size")
-    first = runs[0].config.recipe
+    groups = group_by(drawing.all_records(records), panels, "recipe")
+    sizes = sorted({size for size, _ in groups})
+    word = drawing.words(panels).removesuffix(" size")
 
     def draw() -> Figure:
-        figure, all_axes = new_axes(len(sizes))
+        figure, all_axes = drawing.new_axes(len(sizes))
         for axes, size in zip(all_axes, sizes, strict=True):
-            here = [r for r in runs if getattr(r.config, panels) == size]
-            for (name,), group in group_by(here, "recipe").items():
-                losses = _loss_by_rate(group)
+            for place, name in enumerate(name for here, name in groups if here == size):
+                losses = _losses(groups[size, name])
                 good = {rate: loss for rate, loss in losses.items() if loss < guessing}
-                axes.plot(list(good), list(good.values()), **style_of(name), markersize=4, label=name)
-                failed = [rate for rate in losses if rate not in good]
-                size_now = 9 if name == first else 6  # crosses on one spot can be told apart
+                drawing.draw(axes, good, **style_of(name), markersize=4, label=name)
+                failed = {rate: guessing for rate in losses if rate not in good}
+                size_now = 6 if place else 9  # crosses on one spot can be told apart
                 cross = CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
-                axes.plot(failed, [guessing] * len(failed), **style_of(name) | cross)
-            axes.axhline(guessing, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
+                drawing.draw(axes, failed, **style_of(name) | cross)
+            drawing.draw_guessing(axes, guessing)
             axes.set(xlabel="effective rate", title=f"{word} {size}")
             axes.set_xscale("log", base=2)
-            plain_log_ticks(axes)
-        figure.supylabel("final training loss", size=mpl.rcParams["axes.labelsize"])
-        legend_below(figure, all_axes, max(2, int(figure.get_figwidth() / LEGEND_COLUMN)))
+            drawing.plain_log_ticks(axes)
+        figure.supylabel("final training loss")
+        drawing.legend_below(figure, all_axes, max(2, int(figure.get_figwidth() / LEGEND_COLUMN)))
         return figure
 
     said = "; ".join(
-        f"{recipe} at {word} {size}: best rate {rate_words(best_rate(g, stable_below=guessing).effective_rate)}"
-        for (recipe, size), g in group_by(runs, "recipe", panels).items()
+        f"{recipe} at {word} {size}: best rate {drawing.rate_words(best_rate(runs, stable_below=guessing).effective_rate)}"
+        for (size, recipe), runs in groups.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
 
@@ -77,83 +65,146 @@ def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -
     Args:
         guessing: the loss of guessing; runs above it, or diverged, are not drawn.
     """
-    groups = group_by(all_records(records), "recipe", "batch_size")
+    groups = group_by(drawing.all_records(records), "recipe", "batch_size")
     names = list(dict.fromkeys(recipe for recipe, _ in groups))
     losses = {
-        (name, size): {rate / size: loss for rate, loss in _loss_by_rate(runs).items()}
-        for (name, size), runs in sorted(groups.items(), key=lambda item: item[0][1])
+        (name, size): {rate / size: loss for rate, loss in _losses(groups[name, size]).items() if loss < guessing}
+        for name, size in sorted(groups, key=lambda key: key[1])
     }
-    dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(("-", "--", "-.", ":")), strict=False))
+    dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(drawing.DASHES), strict=False))
 
     def draw() -> Figure:
-        figure, panels = panels_beside(len(names), 1.4 + 4.0 * len(names), 3.6, sharex=True, sharey=True)
+        figure, panels = drawing.new_axes(len(names), sharex=True)
         for axes, name in zip(panels, names, strict=True):
             for size in (size for recipe, size in losses if recipe == name):
-                good = {rate: loss for rate, loss in losses[name, size].items() if loss < guessing}
-                style = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
-                axes.plot(list(good), list(good.values()), **style)
+                look = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
+                drawing.draw(axes, losses[name, size], **look)
             axes.set(xlabel="effective rate / batch size", title=name)
             axes.set_xscale("log", base=2)
-            if any(loss < guessing for at_size in losses.values() for loss in at_size.values()):
-                plain_log_ticks(axes)
+            if any(losses.values()):
+                drawing.plain_log_ticks(axes)
         panels[0].set_ylabel("final training loss")
         panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        figure.set_size_inches(1.4 + 4.0 * len(names), 3.6)
         return figure
 
     said = "; ".join(
-        f"{name} at batch {size}: "
-        + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in at_size.items() if loss < guessing)
+        f"{name} at batch {size}: " + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in at_size.items())
         for (name, size), at_size in losses.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
 
 
-def rate_by_alpha_rate(
-    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[int, Mapping[float, float]]
-) -> BookFigure:
-    """The largest stable effective learning rate against `alpha_rate`, marks of one colour for each depth, and the prediction.
+def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, int], tuple[float, float]]) -> BookFigure:
+    """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; crosses on the floor diverged.
 
     Args:
-        guessing: a run that ends with a training loss above it counts as unstable.
-        predicted: by depth, for each alpha_rate the rate beyond which the scalars are too large.
-
-    Raises:
-        ValueError: no record, one with alpha_rate 0, or a depth without a prediction.
+        records: of several seeds, their mean is drawn. A recipe without L2 penalty has a line of its own, dashed.
+        working: the rates from lowest to highest that are as good as the best according to the paper, by (recipe, depth), drawn
+            as a thin dark bar under the floor beside the recipe's mark.
     """
-    groups = group_by(all_records(records), "depth", "alpha_rate")
-    stable = {key: best_rate(runs, stable_below=guessing).largest_stable for key, runs in sorted(groups.items())}
-    depths = sorted({depth for depth, _ in stable})
-    if any(factor == 0 for _, factor in stable):
-        raise ValueError("alpha_rate 0 has no place on a logarithmic axis: leave runs with frozen scalars out")
-    check_predicted(dict.fromkeys(depths), predicted)
+    groups = group_by(drawing.all_records(records), "depth", "recipe", "l2")
+    depths = sorted({depth for depth, *_ in groups})
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        looks = zip(depths, itertools.cycle(_BY_DEPTH), itertools.cycle("os^D"), itertools.count(10, -2), strict=False)
-        for depth, colour, marker, size in looks:  # smaller ones in front: marks on one spot can be told apart
-            mine = {factor: rate for (n, factor), rate in stable.items() if n == depth and rate is not None}
-            marks = {"color": colour, "marker": marker, "linestyle": "none", "markersize": max(size, 4)}
-            axes.plot(list(mine), list(mine.values()), **marks, label=f"{depth} layers: largest that trains")
-        for depth, dash in zip(depths, itertools.cycle(("-", "--", "-.", ":")), strict=False):
-            line = dict(sorted(predicted[depth].items()))
-            predict(axes, list(line), list(line.values()), label=f"{depth} layers: predicted", linestyle=dash)
-        axes.set(xlabel="factor on the rate of α", ylabel="effective learning rate")
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        legend_beside(axes)
+        figure, panels = drawing.new_axes(len(depths))
+        for axes, depth in zip(panels, depths, strict=True):
+            mine = {(name, l2): group for (n, name, l2), group in groups.items() if n == depth}
+            for (name, l2), group in mine.items():
+                _draw_accuracies(axes, name, l2, group)
+            rows = [name for name in dict.fromkeys(name for name, _ in mine) if (name, depth) in working]
+            for row, name in enumerate(rows):
+                bar = dict.fromkeys(working[name, depth], -6 - 5 * row)
+                drawing.predict(axes, bar, label=None if row else "as good in the paper")
+                drawing.draw(axes, bar, **style_of(name) | {"markersize": 4, "linestyle": "none"})
+            drawing.draw_guessing(axes, drawing.GUESSED)
+            axes.set(title=f"{depth} layers", xlabel="effective learning rate")
+            axes.set_xscale("log", base=2)
+        panels[0].set(ylabel="test accuracy, %", yticks=range(0, 101, 20))
+        drawing.legend_below(figure, panels, 3)
+        figure.set_size_inches(9.4, 5.4)
         return figure
 
     said = "; ".join(
-        f"{depth} layers, factor {factor:g}: {rate_words(rate)}" + _predicted_words(predicted[depth], factor)
-        for (depth, factor), rate in stable.items()
+        f"{name}{'' if l2 else ' without L2'} at {depth} layers "
+        + ", ".join(f"{_percent(accuracy)} at {rate:.3g}" for rate, accuracy in _accuracies(group).items())
+        for (depth, name, l2), group in groups.items()
     )
-    return BookFigure(draw, f"Largest stable effective learning rate by the factor on alpha's rate. {said}.")
+    return BookFigure(draw, f"Test accuracy by effective learning rate. {said}.")
 
 
-def _predicted_words(line: Mapping[float, float], factor: float) -> str:
-    return f" (predicted {line[factor]:.3g})" if factor in line else ""
+def trainability_map(records: Iterable[RunRecord], predicted: Lines) -> BookFigure:
+    """Depth against effective learning rate, a panel a recipe: filled marks train, hollow ones do not, crosses diverged.
+
+    Args:
+        predicted: by recipe and by what it says, the rate by depth up to which theory expects a network to train. A recipe
+            without a line is one of which theory says no such rate.
+    """
+    runs = drawing.all_records(records)
+    groups = {name: group for (name,), group in group_by(runs, "recipe").items()}
+    rates = [r.config.effective_learning_rate for r in runs]
+
+    def draw() -> Figure:
+        figure, panels = drawing.new_axes(len(groups))
+        for axes, (name, group) in zip(panels, groups.items(), strict=True):
+            for kind, look in _marks_of_outcomes(name).items():
+                if at := [(r.config.depth, r.config.effective_learning_rate) for r in group if outcome_of(r) == kind]:
+                    axes.plot(*zip(*at, strict=True), **look, linestyle="none", label=kind)
+            for dash, (label, line) in zip(drawing.DASHES, predicted.get(name, {}).items(), strict=False):
+                drawing.predict(axes, line, label=label, linestyle=dash)
+            axes.set(title=name, ylim=(min(rates) / 1.5, max(rates) * 1.5))
+            axes.set_yscale("log", base=2)
+            drawing.log_axis_at(axes, sorted({r.config.depth for r in runs}), "depth $n$")
+        drawing.legend_below(figure, panels, 5)
+        figure.supylabel("effective learning rate")
+        return figure
+
+    return BookFigure(draw, f"What trains, by depth and learning rate. {'; '.join(map(_edges, groups, groups.values()))}.")
 
 
-def _loss_by_rate(runs: Iterable[RunRecord]) -> dict[float, float]:
+def outcome_of(record: RunRecord) -> str:
+    """"trains", "does not train" or "diverged"."""
+    return "diverged" if record.outcome == "diverged" else "trains" if trains(record) else "does not train"
+
+
+def _marks_of_outcomes(recipe: str) -> dict[str, dict[str, Any]]:
+    """How each outcome is drawn, as arguments of matplotlib's `plot`."""
+    style = style_of(recipe) | {"markersize": 6}
+    return {
+        "trains": style | {"markerfacecolor": style["color"]},
+        "does not train": style | {"markerfacecolor": "none"},
+        "diverged": style | CROSS | {"markersize": 5, "markeredgewidth": 1.2},
+    }
+
+
+def _losses(runs: Iterable[RunRecord]) -> dict[float, float]:
     """The final training loss at each effective learning rate, from the smallest rate to the largest."""
     return {rate: summarise(group).train_loss for rate, group in by_rate(runs).items()}
+
+
+def _accuracies(runs: Iterable[RunRecord]) -> dict[float, float | None]:
+    """The test accuracy at each effective learning rate; None where all runs diverged."""
+    return {rate: summarise(group).accuracy for rate, group in by_rate(runs).items()}
+
+
+def _draw_accuracies(axes: Axes, name: str, l2: float, group: list[RunRecord]) -> None:
+    """One line, and its crosses."""
+    points = _accuracies(group)
+    trained = {rate: 100 * accuracy for rate, accuracy in points.items() if accuracy is not None}
+    dash = {} if l2 else {"linestyle": "--", "markerfacecolor": "none"}
+    drawing.draw(axes, trained, **style_of(name) | {"markersize": 5} | dash, label=name if l2 else f"{name}, no L2")
+    failed = {rate: 0 for rate, accuracy in points.items() if accuracy is None}
+    drawing.draw(axes, failed, **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
+
+
+def _percent(accuracy: float | None) -> str:
+    return "diverged" if accuracy is None else f"{100 * accuracy:.1f} %"
+
+
+def _edges(name: str, group: list[RunRecord]) -> str:
+    """Up to which rate a recipe trains at each depth, in words."""
+    said = []
+    for (depth,), runs in sorted(group_by(group, "depth").items()):
+        rates = [r.config.effective_learning_rate for r in runs if trains(r)]
+        said.append(f"at depth {depth} " + (f"up to {max(rates):.3g}" if rates else "at no rate"))
+    return f"{name} trains {', '.join(said)}"
