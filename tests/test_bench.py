@@ -35,8 +35,8 @@ def test_a_row_holds_within_its_bound(bounds, value, target, holds):
 
 def test_results_are_written_as_a_list(tmp_path):
     results = bench.run(device="cpu", rows=[row(at_least=1), row()])
-    bench.write(results, tmp_path / "new" / "bench.json")
-    written = json.loads((tmp_path / "new" / "bench.json").read_text())
+    bench.write(results, tmp_path / "bench.json")
+    written = json.loads((tmp_path / "bench.json").read_text())
     assert [entry["holds"] for entry in written] == [True, None]
     assert set(written[0]) == {"name", "device", "value", "target", "holds", "detail"}
 

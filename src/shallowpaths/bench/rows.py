@@ -6,7 +6,6 @@ ROWS. A row without a target is there to be read.
 
 import json
 import multiprocessing
-import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -140,8 +139,7 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
 
 
 def write(results: Sequence[Result], path: Path) -> None:
-    """Write the results as a JSON list, whole or not at all; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the results as a JSON list, whole or not at all."""
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     unfinished.replace(path)
@@ -181,5 +179,4 @@ def _peak_bytes(device: torch.device) -> float:
     if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * float(line.split()[1])
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return unit * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import statistics
 import tempfile
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +12,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shallowpaths._device import arithmetic
-from shallowpaths.bench.timing import (
-    PAIRS,
-    Measured,
-    Pictures,
-    StepRun,
-    random_images,
-    range_words,
-    ratio,
-    seconds,
-    turn,
-)
+from shallowpaths.bench import timing
+from shallowpaths.bench.timing import PAIRS, Measured, Pictures, StepRun, random_images, ratio, seconds
+from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import LaneRuns, build
 from shallowpaths.training.steps import StepOptions, default_options, recorded
@@ -65,7 +58,7 @@ def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
         usual = seconds(lambda batches=batches: [_usual_step(network, optimizer, b, device) for b in batches], device)
         ours.take()
         ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
-    return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
+    return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {timing.range_words(ratios)}"
 
 
 def measure_augment_over_torchvision(device: torch.device) -> Measured:
@@ -86,25 +79,20 @@ def measure_augment_over_torchvision(device: torch.device) -> Measured:
 
 def measure_depth_1000_over_eager(device: torch.device) -> Measured:
     """Steps per second at depth 1000 with this device's defaults over those of the same step in eager mode."""
-    data, config = random_images(device), CONFIG.replace(depth=1000)
     uncompiled = dataclasses.replace(default_options(device), compiled=False, graph=False)
-    ours, eager = StepRun(config, data), StepRun(config, data, uncompiled)
-    return ratio(eager.take, ours.take, device, f"WRN-1000-1, batch {config.batch_size}")
+    return _two_runs(device, {"depth": 1000}, {"depth": 1000}, options=uncompiled)
 
 
 def measure_settings(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS) -> Measured:
     """Seconds of a step with the settings `above` over those of one with `below`."""
-    data = random_images(device)
-    ours, other = (StepRun(CONFIG.replace(**settings), data) for settings in (above, below))
-    return ratio(ours.take, other.take, device, "WRN-16-1, batch 128", pairs)
+    return _two_runs(device, above, below, pairs)
 
 
 def measure_seconds_per_block(device: torch.device) -> Measured:
     """Seconds a block at depth 1000 over those at depth 100."""
-    data, config = random_images(device), CONFIG.replace(batch_size=16)
-    deep, shallow = (StepRun(config.replace(depth=depth), data) for depth in (1000, 100))
-    value, detail = ratio(deep.take, shallow.take, device, "steps at depth 1000 over 100, batch 16", pairs=3)
-    return value * shallow.config.blocks / deep.config.blocks, detail
+    deep, shallow = ({"depth": depth, "batch_size": 16} for depth in (1000, 100))
+    value, detail = _two_runs(device, deep, shallow, pairs=3)
+    return value * blocks_of(100) / blocks_of(1000), detail
 
 
 def measure_compile(device: str, depth: int) -> float:
@@ -140,10 +128,19 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     rates = []
     with arithmetic(device, run.step.options.tf32, run.step.options.deterministic):
         for _ in range(PAIRS):
-            ceiling = 2 * size**3 / turn(lambda: a @ b, device)
-            rates.append((counter.get_total_flops() / turn(run.take, device), ceiling))
+            ceiling = 2 * size**3 / timing.turn(lambda: a @ b, device)
+            rates.append((counter.get_total_flops() / timing.turn(run.take, device), ceiling))
     step, ceiling = (statistics.median(values) for values in zip(*rates, strict=True))
     return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
+
+
+def _two_runs(
+    device: torch.device, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, options: StepOptions | None = None
+) -> Measured:
+    """Seconds of a step with some settings, and the first one's options, over those of a step with others."""
+    data = random_images(device)
+    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
+    return ratio(one.take, other.take, device, f"WRN-{one.config.depth}-1, batch {one.config.batch_size}", pairs)
 
 
 def _usual_step(

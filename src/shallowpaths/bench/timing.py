@@ -84,8 +84,6 @@ class Pictures(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from PIL import Image  # torchvision brings it
 
-        if index >= len(self):
-            raise IndexError(index)
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
