@@ -8,10 +8,10 @@ from shallowpaths.pages.explorers.batch_sizes import batch_size_explorer
 from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
 from shallowpaths.pages.explorers.paths import path_explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series
-from shallowpaths.pages.explorers.signals import downscaling_explorer, signal_explorer
+from shallowpaths.pages.explorers.signals import signal_explorer
 from shallowpaths.pages.explorers.trainability import trainability_explorer
 
 __all__ = [
-    "Control", "Explorer", "Picture", "Series", "batch_size_explorer", "downscaling_explorer", "menu", "path_explorer",
-    "signal_explorer", "slider", "trainability_explorer",
+    "Control", "Explorer", "Picture", "Series", "batch_size_explorer", "menu", "path_explorer", "signal_explorer",
+    "slider", "trainability_explorer",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from shallowpaths.experiments.records import STABLE_ERROR, BestRate, best_rate, group_by, validation_error
 from shallowpaths.pages.explorers.explorer import Explorer, slider
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
+from shallowpaths.pages.plots.drawing import all_records
 from shallowpaths.training.record import RunRecord
 
 ROOM = 1.4  # factor by which the horizontal axis is longer than the grid of rates, at both ends
@@ -36,9 +37,7 @@ def batch_size_explorer(
     Raises:
         ValueError: there is no record, one without a validation split, or none of the batch size to start with.
     """
-    listed = list(records)
-    if not listed:
-        raise ValueError("there is no record to explore")
+    listed = all_records(records)
     groups = group_by(listed, "recipe", "batch_size")
     best = {key: best_rate(group, validation_error, stable_below) for key, group in groups.items()}
     rates = [r.config.effective_learning_rate for r in listed]

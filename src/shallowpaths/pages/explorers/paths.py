@@ -46,7 +46,7 @@ def path_explorer(
         menu("activation", "activation", ACTIVATION_WORDS, "relu"),
         menu("view", "lengths", VIEWS),
     ]
-    spectra = {key: _spectra(value, key) for key, value in (measured or {}).items()}
+    spectra = {key: list(np.atleast_2d(value)) for key, value in (measured or {}).items()}
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
         chosen = recipe_of(recipe, alpha)
@@ -55,17 +55,6 @@ def path_explorer(
         return _picture(recipe, probability, spectra.get((chosen.name, activation, blocks), []), said, view)
 
     return Explorer(title, controls, compute, start)
-
-
-def _spectra(value: ArrayLike | Sequence[ArrayLike], key: tuple[str, str, int]) -> list[np.ndarray]:
-    rows = np.atleast_2d(np.asarray(value, dtype=float))
-    if rows.ndim != 2 or rows.shape[1] > key[2] + 1:
-        raise ValueError(
-            f"the path spectrum of {key} has shape {rows.shape}; d blocks have lengths 0 to d, at most {key[2] + 1}"
-        )
-    if not np.isfinite(rows).all():
-        raise ValueError(f"the path spectrum of {key} has shares that are not finite")
-    return list(rows)
 
 
 def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], said: str, view: str) -> Picture:
@@ -77,17 +66,14 @@ def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], s
     words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
     for number, row in enumerate(measured):
         seen = lengths[lengths < len(row)]
-        name = f"measured, {recipe}" if number == 0 else ""
-        series.append(Series("measured", name, seen, row[seen], recipe=recipe))
+        series.append(Series("measured", "" if number else f"measured, {recipe}", seen, row[seen], recipe=recipe))
     if measured:
         means = [float(np.arange(len(row)) @ row / row.sum()) for row in measured]
         words += f", measured {' and '.join(spoken(m) for m in means[:3])}"
-    low, high = _middle(shares)
+    low, high = np.searchsorted(np.cumsum(shares), (0.05, 0.95))
     words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
     limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
-    return Picture(
-        "length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits
-    )
+    return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
 
 
 def _lengths(shares: np.ndarray) -> np.ndarray:
@@ -95,9 +81,3 @@ def _lengths(shares: np.ndarray) -> np.ndarray:
     carrying = np.flatnonzero(shares > 1e-3 * shares.max())
     first, last = max(0, carrying[0] - 1), min(len(shares) - 1, carrying[-1] + 1)
     return np.arange(first, last + 1, max(1, -(-(last - first) // POINTS)))
-
-
-def _middle(shares: np.ndarray) -> tuple[int, int]:
-    """The lengths between which nine tenths of the signal lie."""
-    total = np.cumsum(shares)
-    return int(np.searchsorted(total, 0.05)), int(np.searchsorted(total, 0.95))

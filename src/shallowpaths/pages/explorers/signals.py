@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from shallowpaths import theory
 from shallowpaths.measure import SignalStatistics, signal_statistics
@@ -63,14 +62,13 @@ def signal_explorer(
         menu("activation", "activation", ACTIVATION_WORDS, "relu"),
         slider("width", "width", widths, widths[-1]),
     ]
-    networks = Networks(measured_blocks, seed)
 
     def compute(
         quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
     ) -> Picture:
         chosen = recipe_of(recipe, alpha)
         line, band = predicted_quantity(chosen, quantity, blocks, activation, width)
-        seen = networks.measured(chosen, quantity, blocks, activation, width)
+        seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
         said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks of width {width}"
         words = f"{said}. {_words(quantity, line, seen)}"
         log_x = chosen.normalizes_branch or quantity == "branch_share"
@@ -81,15 +79,6 @@ def signal_explorer(
     return Explorer(title, controls, compute, start)
 
 
-def downscaling_explorer(
-    recipes: Sequence[str] = ("batchnorm", "batchnorm-on-skip", "zero-gamma"), **options: Any
-) -> Explorer:
-    """By how much batch normalization scales each branch down, and what comes of it; options as `signal_explorer`."""
-    options.setdefault("quantities", ("downscaling", "skip_variance", "branch_share"))
-    options.setdefault("title", "Batch normalization divides the branch by √Var(xˡ)")
-    return signal_explorer(recipes, **options)
-
-
 def recipe_controls(recipes: Sequence[str], blocks: Sequence[int], alphas: Sequence[float]) -> list[Control]:
     """A menu of recipes, alpha where SkipInit is among them, and the number of blocks."""
     for name in recipes:
@@ -98,7 +87,7 @@ def recipe_controls(recipes: Sequence[str], blocks: Sequence[int], alphas: Seque
         raise ValueError(f"alphas are {tuple(alphas)}: an alpha that is nan or infinite cannot be")
     chosen = [menu("recipe", "recipe", recipes)]
     if "skipinit" in recipes:
-        chosen.append(slider("alpha", "alpha", alphas, only={"recipe": ("skipinit",)}))
+        chosen.append(slider("alpha", "alpha", alphas, only=("recipe", "skipinit")))
     return [*chosen, slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])]
 
 
@@ -148,45 +137,29 @@ def predicted_quantity(
         return line, tuple(factor[:blocks] ** _BAND[quantity] * line for factor in (low, high))
 
 
-class Networks:
-    """Real networks at initialization, measured when first asked for.
+@functools.cache
+def _statistics(recipe: Recipe, blocks: int, activation: str, width: int, seed: int) -> SignalStatistics:
+    """Those of a real network at initialization."""
+    weights = torch.Generator().manual_seed(seed + 1)
+    network = ResidualMLP(2 * blocks + 4, width, recipe.name, inputs=width, activation=activation, generator=weights)
+    return signal_statistics(network, torch.randn(BATCH, width, generator=torch.Generator().manual_seed(seed)))
 
-    A block at initialization knows nothing of those after it. So one deep network, cut, stands for every depth, and
-    SkipInit's alpha is set in the same network.
+
+def measured_quantity(
+    recipe: Recipe, quantity: str, blocks: int, activation: str, width: int, deepest: int, seed: int
+) -> np.ndarray | None:
+    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is or the block at which float32 overflows.
+
+    A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where the
+    recipe depends on the depth and no network is that deep.
     """
-
-    def __init__(self, deepest: int, seed: int):
-        self.deepest, self.seed = deepest, seed
-        self._build = functools.lru_cache(maxsize=4)(self._build_deepest)
-        self._measure = functools.lru_cache(maxsize=None)(self._measure_first)
-
-    def measured(self, recipe: Recipe, quantity: str, blocks: int, activation: str, width: int) -> np.ndarray | None:
-        """A quantity for l = 1 ... d, or up to the deepest block there is or the block at which float32 overflows.
-
-        None where the recipe depends on the depth and no network is that deep.
-        """
-        own = depends_on_depth(recipe)
-        if own and blocks > self.deepest:
-            return None
-        statistics = self._measure(recipe, blocks if own else self.deepest, activation, width)
-        values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
-        broken = ~np.isfinite(values)
-        return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
-
-    def _measure_first(self, recipe: Recipe, blocks: int, activation: str, width: int) -> SignalStatistics:
-        alpha = recipe.initial_alpha(blocks)
-        fixup = "depth rescaling" in recipe.fixup
-        network = self._build(recipe.name if alpha is None else "skipinit-1", blocks if fixup else self.deepest,
-                              activation, width)  # fmt: skip
-        if alpha is not None:
-            for block in network.blocks:
-                nn.init.constant_(block.scale.alpha, alpha)
-        inputs = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(self.seed))
-        return signal_statistics(nn.Sequential(network.input_layer, network.blocks[:blocks]), inputs)
-
-    def _build_deepest(self, recipe: str, blocks: int, activation: str, width: int) -> ResidualMLP:
-        weights = torch.Generator().manual_seed(self.seed + 1)
-        return ResidualMLP(2 * blocks + 4, width, recipe, inputs=width, activation=activation, generator=weights)
+    own = depends_on_depth(recipe)
+    if own and blocks > deepest:
+        return None
+    statistics = _statistics(recipe, blocks if own else deepest, activation, width, seed)
+    values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
+    broken = ~np.isfinite(values)
+    return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
 
 
 def _series(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from shallowpaths.experiments.records import group_by
 from shallowpaths.pages.explorers.explorer import Explorer, menu, slider
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
+from shallowpaths.pages.plots.drawing import all_records
 from shallowpaths.pages.plots.rates import Lines
 from shallowpaths.training.record import RunRecord
 
@@ -28,10 +29,9 @@ def trainability_explorer(
     Raises:
         ValueError: there is no record, or none of the recipe to start with.
     """
-    groups = {name: group for (name,), group in group_by(records, "recipe").items()}
-    if not groups:
-        raise ValueError("there is no record to explore")
-    rates = sorted({r.config.effective_learning_rate for group in groups.values() for r in group})
+    runs = all_records(records)
+    groups = {name: group for (name,), group in group_by(runs, "recipe").items()}
+    rates = [r.config.effective_learning_rate for r in runs]
 
     def compute(recipe: str, enough: int) -> Picture:
         sorted_out = {kind: [] for kind in ("measured", "open", "cross")}
@@ -43,7 +43,7 @@ def trainability_explorer(
         series += [
             Series(kind, names[kind], *zip(*points, strict=True), recipe=recipe) for kind, points in sorted_out.items() if points
         ]
-        limits = rates[0] / ROOM, rates[-1] * ROOM
+        limits = min(rates) / ROOM, max(rates) * ROOM
         words = f"{recipe}, at least {enough} % of test images right: {_words(sorted_out['measured'], groups[recipe])}"
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
