@@ -93,7 +93,7 @@ DRAWINGS = [
     lambda signals: plots.signal_by_block(*signals),
     lambda signals: plots.signal_panels(signals[0], {}),
     lambda signals: plots.signal_by_block(*signals, band={n: (0.5 * v, 2 * v) for n, v in signals[1].items()}),
-    lambda signals: plots.overflow_by_format({"float16": [9, 11]}, {"float16": 10}),  # noqa: ARG005
+    lambda signals: plots.values_against({"float16": {16: [9, 11]}}, {"float16": {16: 10}}, "x", "y"),  # noqa: ARG005
     lambda signals: plots.rate_by_batch_size(runs(), guessing=2.3),  # noqa: ARG005
 ]
 
@@ -185,7 +185,7 @@ def test_figures_of_runs_are_drawn_with_words(draw):
     assert figure.svg("dark").startswith(b"<?xml")
 
 
-@pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate, plots.loss_by_rate_per_example])
+@pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate])
 def test_rates_at_which_nothing_trains_are_drawn_too(draw):
     diverged = [run for run in runs(depths=(100,)) if run.outcome == "diverged"]
     assert draw(diverged, guessing=2.3).svg().startswith(b"<?xml")

@@ -1,19 +1,17 @@
-"""Against batch size, each at the rate chosen for it: accuracy, learning rates, and what a larger batch saves in steps and time."""
+"""Accuracy and learning rates against batch size, each at the rate chosen for it."""
 
 import itertools
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shallowpaths.experiments import records as chosen_from
+from shallowpaths.experiments import records as experiments
 from shallowpaths.experiments.records import STABLE_ERROR, BestRate, Point, best_rate, group_by
 from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.drawing import CROSS, GUESSED, predict, style_of
 from shallowpaths.pages.plots.figure import BookFigure
-from shallowpaths.theory import parallel_seconds
 from shallowpaths.training.record import RunRecord
 
 DASHES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # "--" is the largest stable rate's
@@ -39,7 +37,7 @@ def accuracy_by_batch_size(
         ValueError: no record, one without a validation split, or settings other than recipe, batch size, rate and seed that differ.
     """
     runs = drawing.all_records(records)
-    chosen = _chosen_by_size(runs, lambda group: best_rate(group, chosen_from.validation_error, stable_below))
+    chosen = _chosen_by_size(runs, lambda group: best_rate(group, experiments.validation_error, stable_below))
     points = {name: _points(runs, name, by_size) for name, by_size in chosen.items()}
 
     def draw() -> Figure:
@@ -77,7 +75,7 @@ def rate_by_batch_size(
     *,
     guessing: float,
     predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    criterion: Callable[[RunRecord], float] = chosen_from.final_train_loss,
+    criterion: Callable[[RunRecord], float] = experiments.final_train_loss,
 ) -> BookFigure:
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 
@@ -124,86 +122,6 @@ def rate_by_batch_size(
     return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
 
 
-def steps_by_batch_size(records: Iterable[RunRecord], loss: float) -> BookFigure:
-    """The fewest steps over all rates that bring the training loss down to `loss`, against batch size; one colour a recipe.
-
-    Beside it what perfect scaling would be: from the smallest batch on, half the steps for twice the batch. A ring is around a
-    point whose rate lies on the grid's edge; a batch size at which no rate gets there has no point.
-    """
-    runs = drawing.all_records(records)
-    reached = _fewest_steps(runs, loss)
-
-    def draw() -> Figure:
-        figure, (axes,) = drawing.new_axes(1)
-        label = "perfect scaling"
-        for name, by_size in reached.items():
-            steps = {size: b.loss for size, b in by_size.items()}
-            drawing.draw(axes, steps, **style_of(name), label=name)
-            _ring(axes, name, zip(steps, steps.values(), by_size.values(), strict=True))
-            if steps:
-                smallest, most = next(iter(steps.items()))
-                predict(axes, {size: most * smallest / size for size in steps}, label=label)
-                label = None
-        axes.set(ylabel=f"steps to a training loss of {loss:g}")
-        if any(reached.values()):
-            drawing.plain_log_ticks(axes)
-        _size_axis(axes, runs)
-        drawing.legend_beside(axes)
-        return figure
-
-    said = "; ".join(
-        f"{name} " + (", ".join(f"{b.loss:.3g} at batch {size}" for size, b in by_size.items()) or "never")
-        for name, by_size in reached.items()
-    )
-    return BookFigure(draw, f"Steps to a training loss of {loss:g} by batch size. {said}.")
-
-
-def time_by_devices(
-    records: Iterable[RunRecord], loss: float, *, devices: Sequence[int], costs: Mapping[str, tuple[float, float]]
-) -> BookFigure:
-    """Wall time to a training loss of `loss` against batch size, a panel a recipe: marks as measured on one device, lines modelled.
-
-    Each is at the rate that takes the fewest steps.
-
-    Args:
-        devices: how many devices the lines are for; see `theory.parallel_seconds` for what is assumed of them.
-        costs: by recipe, seconds per image and seconds per step, as `step_costs` finds them.
-
-    Raises:
-        ValueError: no record, or a recipe without costs.
-    """
-    runs = drawing.all_records(records)
-    reached = _fewest_steps(runs, loss)
-    drawing.check_predicted(reached, costs)
-    measured = {name: _seconds(runs, name, by_size) for name, by_size in reached.items()}
-    modelled = {
-        name: {n: {size: float(parallel_seconds(b.loss, size, n, *costs[name])) for size, b in by_size.items()} for n in devices}
-        for name, by_size in reached.items()
-    }
-
-    def draw() -> Figure:
-        figure, panels = drawing.new_axes(len(reached))
-        for axes, (name, lines) in zip(panels, modelled.items(), strict=True):
-            for dash, (count, line) in zip(itertools.cycle(DASHES), lines.items(), strict=False):
-                predict(axes, line, label=f"{count} device{'s' * (count > 1)}, modelled", linestyle=dash)
-            drawing.draw(axes, measured[name], **style_of(name) | {"linestyle": "none", "label": f"{name}: measured"})
-            axes.set_title(name)
-            if measured[name]:
-                drawing.plain_log_ticks(axes)
-            _size_axis(axes, runs)
-        figure.supylabel(f"seconds to a training loss of {loss:g}")
-        drawing.legend_below(figure, panels, 3)
-        return figure
-
-    said = "; ".join(
-        f"{name} at batch {size}: {seconds:.3g} measured, modelled "
-        + ", ".join(f"{line[size]:.3g} on {n}" for n, line in modelled[name].items())
-        for name, by_size in measured.items()
-        for size, seconds in by_size.items()
-    )
-    return BookFigure(draw, f"Seconds to a training loss of {loss:g} by batch size and number of devices. {said or 'never reached'}.")
-
-
 def _chosen_by_size(runs: list[RunRecord], choose: Callable[[list[RunRecord]], BestRate]) -> dict[str, BySize]:
     """What `choose` says of each recipe and batch size, from the smallest batch to the largest."""
     found: dict[str, BySize] = {r.config.recipe: {} for r in runs}
@@ -213,30 +131,15 @@ def _chosen_by_size(runs: list[RunRecord], choose: Callable[[list[RunRecord]], B
 
 
 def _where_trained(by_size: BySize) -> BySize:
-    """Without the batch sizes at which no rate trained, or got there."""
+    """Without the batch sizes at which no rate trained."""
     return {size: best for size, best in by_size.items() if best.effective_rate is not None}
-
-
-def _fewest_steps(runs: list[RunRecord], loss: float) -> dict[str, BySize]:
-    """By recipe, the fewest steps to that loss at each batch size at which some rate gets there."""
-    fewest = _chosen_by_size(runs, lambda group: chosen_from.fewest_steps(group, loss))
-    return {name: _where_trained(by_size) for name, by_size in fewest.items()}
 
 
 def _points(runs: list[RunRecord], name: str, by_size: BySize) -> dict[int, Point]:
     """What the runs at each chosen rate say together."""
     groups = group_by(runs, "recipe", "batch_size", "effective_learning_rate")
     return {
-        size: chosen_from.summarise(groups[name, size, best.effective_rate]) for size, best in _where_trained(by_size).items()
-    }
-
-
-def _seconds(runs: list[RunRecord], name: str, fewest: BySize) -> dict[int, float]:
-    """The wall time that the fewest steps took on the one device of the records."""
-    groups = group_by(runs, "recipe", "batch_size", "effective_learning_rate")
-    return {
-        size: best.loss * statistics.fmean(map(chosen_from.seconds_per_step, groups[name, size, best.effective_rate]))
-        for size, best in fewest.items()
+        size: experiments.summarise(groups[name, size, best.effective_rate]) for size, best in _where_trained(by_size).items()
     }
 
 

@@ -29,19 +29,9 @@ _COLOURS = {
     "fixup": "#8C6D31",
 }
 
-_FAMILIES = {
-    "skipinit": ("regularized-skipinit", "skipinit-biases"),
-    "fixup": (
-        "fixup-dropout",
-        "fixup-zero-last-only",
-        "fixup-rescaling-only",
-        "fixup-multiplier-only",
-        "fixup-biases-only",
-    ),
-    "batchnorm": ("batchnorm-on-skip", "batchnorm-at-end", "zero-gamma", "plain-batchnorm"),
-    "unnormalized": ("plain",),
+_RELATIVES = {"plain": "unnormalized", "zero-gamma": "batchnorm"} | {
+    name: head for head in ("batchnorm", "skipinit", "fixup") for name in NAMES if head in name and name not in _COLOURS
 }
-_RELATIVES = {name: head for head, names in _FAMILIES.items() for name in names}
 
 LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
 
@@ -70,12 +60,17 @@ def style_of(recipe: str) -> dict[str, Any]:
     }
 
 
+def recipe_in(name: str) -> str:
+    """The recipe in the name of something measured: what stands before a comma, as in "batchnorm, seed 1"."""
+    return name.partition(",")[0]
+
+
 def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A look for each name, that of the recipe before its comma; further names of a recipe have other marks and dashes."""
     seen: collections.Counter[str] = collections.Counter()
     looks = {}
     for name in names:
-        recipe = name.partition(",")[0]
+        recipe = recipe_in(name)
         further = {"markerfacecolor": "none", "marker": "^v<>"[seen[recipe] % 4 - 1]} if seen[recipe] else {}
         looks[name] = style_of(recipe) | further | {"linestyle": DASHES[seen[recipe] % len(DASHES)]}
         seen[recipe] += 1

@@ -1,6 +1,5 @@
 """Learning rates: what each comes to, at which depth and batch size, beside what theory or the paper says."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         figure, all_axes = drawing.new_axes(len(sizes))
         for axes, size in zip(all_axes, sizes, strict=True):
             for place, name in enumerate(name for here, name in groups if here == size):
-                losses = _losses(groups[size, name])
+                losses = {rate: summarise(group).train_loss for rate, group in by_rate(groups[size, name]).items()}
                 good = {rate: loss for rate, loss in losses.items() if loss < guessing}
                 drawing.draw(axes, good, **style_of(name), markersize=4, label=name)
                 failed = {rate: guessing for rate in losses if rate not in good}
@@ -55,44 +54,6 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         for (size, recipe), runs in groups.items()
     )
     return BookFigure(draw, f"Final training loss by effective learning rate. {said}.")
-
-
-def loss_by_rate_per_example(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
-    """Final training loss against effective learning rate over batch size, a panel a recipe, one line a batch size.
-
-    Where SGD depends on that ratio alone, the lines lie on each other: that is the prediction.
-
-    Args:
-        guessing: the loss of guessing; runs above it, or diverged, are not drawn.
-    """
-    groups = group_by(drawing.all_records(records), "recipe", "batch_size")
-    names = list(dict.fromkeys(recipe for recipe, _ in groups))
-    losses = {
-        (name, size): {rate / size: loss for rate, loss in _losses(groups[name, size]).items() if loss < guessing}
-        for name, size in sorted(groups, key=lambda key: key[1])
-    }
-    dashes = dict(zip(sorted({size for _, size in groups}), itertools.cycle(drawing.DASHES), strict=False))
-
-    def draw() -> Figure:
-        figure, panels = drawing.new_axes(len(names), sharex=True)
-        for axes, name in zip(panels, names, strict=True):
-            for size in (size for recipe, size in losses if recipe == name):
-                look = style_of(name) | {"linestyle": dashes[size], "markersize": 3.5, "label": f"batch {size}"}
-                drawing.draw(axes, losses[name, size], **look)
-            axes.set(xlabel="effective rate / batch size", title=name)
-            axes.set_xscale("log", base=2)
-            if any(losses.values()):
-                drawing.plain_log_ticks(axes)
-        panels[0].set_ylabel("final training loss")
-        panels[-1].legend(handlelength=3.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        figure.set_size_inches(1.4 + 4.0 * len(names), 3.6)
-        return figure
-
-    said = "; ".join(
-        f"{name} at batch {size}: " + ", ".join(f"{loss:.2g} at {rate:.2g}" for rate, loss in at_size.items())
-        for (name, size), at_size in losses.items()
-    )
-    return BookFigure(draw, f"Final training loss by effective learning rate over batch size. {said}.")
 
 
 def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, int], tuple[float, float]]) -> BookFigure:
@@ -175,11 +136,6 @@ def _marks_of_outcomes(recipe: str) -> dict[str, dict[str, Any]]:
         "does not train": style | {"markerfacecolor": "none"},
         "diverged": style | CROSS | {"markersize": 5, "markeredgewidth": 1.2},
     }
-
-
-def _losses(runs: Iterable[RunRecord]) -> dict[float, float]:
-    """The final training loss at each effective learning rate, from the smallest rate to the largest."""
-    return {rate: summarise(group).train_loss for rate, group in by_rate(runs).items()}
 
 
 def _accuracies(runs: Iterable[RunRecord]) -> dict[float, float | None]:

@@ -102,28 +102,6 @@ def signal_panels(
     return BookFigure(draw, " ".join(f"{drawing.words(q)} by block: {_ends(values[q], lines[q])}." for q in quantities))
 
 
-def overflow_by_format(measured: Mapping[str, Sequence[int]], predicted: Mapping[str, int]) -> BookFigure:
-    """The block after which activations overflow, for each number format: one mark a network, a dark tick predicted."""
-    drawing.check_predicted(measured, predicted)
-
-    def draw() -> Figure:
-        figure, (axes,) = drawing.new_axes(1)
-        rows, marks = range(len(measured)), [(x, row) for row, blocks in enumerate(measured.values()) for x in blocks]
-        look = drawing.style_of("unnormalized") | {"markersize": 6, "linestyle": "none"}
-        axes.plot(*zip(*marks, strict=True), **look, label="unnormalized")
-        ticks = [predicted[name] for name in measured]
-        axes.plot(ticks, rows, "|", color=mpl.rcParams["text.color"], markersize=28, label="predicted")
-        for row, tick in enumerate(ticks):
-            axes.annotate(str(tick), (tick, row + 0.1), (4, 8), textcoords="offset points", fontsize=9.5)
-        axes.set(xscale="log", xlabel="block $l$ after which an activation is infinite", ylim=(len(measured) - 0.5, -0.6))
-        axes.set_yticks(rows, list(measured))
-        axes.legend(loc="lower left")
-        return figure
-
-    said = "; ".join(f"{name} predicted {predicted[name]}, seen {min(v)} to {max(v)}" for name, v in measured.items())
-    return BookFigure(draw, f"Block after which an activation overflows, by number format: {said}.")
-
-
 def path_lengths(
     measured: Mapping[str, Sequence[np.ndarray]],
     predicted: Mapping[str, np.ndarray],
@@ -145,7 +123,7 @@ def path_lengths(
     def draw() -> Figure:
         figure, panels = drawing.new_axes(len(measured), sharey=False)
         for axes, (name, networks) in zip(panels, measured.items(), strict=True):
-            look = drawing.style_of(name.partition(",")[0]) | {"linestyle": "none", "markersize": 4}
+            look = drawing.style_of(drawing.recipe_in(name)) | {"linestyle": "none", "markersize": 4}
             for number, shares in enumerate(networks):
                 axes.plot(np.arange(len(shares)), shares, **look, label=None if number else "measured")
             drawing.predict(axes, dict(enumerate(predicted[name])), label="predicted")

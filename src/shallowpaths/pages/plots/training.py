@@ -1,8 +1,7 @@
-"""What training came to: curves, accuracies, learned scalars."""
+"""What training came to: curves and accuracies."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from shallowpaths.experiments.records import group_by, summarise
@@ -78,35 +77,3 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
         for (r, d), p in points.items()
     )
     return BookFigure(draw, f"Test accuracy by depth: {said}.")
-
-
-def alphas_by_block(start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]) -> BookFigure:
-    """SkipInit's scalars after training against the block, with the line they started on and the border 1/sqrt(d).
-
-    A start on the border has no line of its own.
-
-    Args:
-        start, end: by recipe, the scalars before and after training, of shape [d].
-    """
-    border = {len(alphas) ** -0.5 for alphas in end.values()}
-
-    def draw() -> Figure:
-        figure, (axes,) = drawing.new_axes(1)
-        for name, alphas in end.items():
-            block = np.arange(1, len(alphas) + 1)
-            marks = style_of(name) | {"linestyle": "none", "markersize": 4.5}
-            axes.plot(block, alphas, **marks, label=f"{name}: after training")
-            if not any(np.allclose(start[name], value, rtol=1e-3) for value in border):  # that line would cover it
-                axes.plot(block, start[name], color=style_of(name)["color"], linestyle=":", label=f"{name}: start")
-        for i, side in enumerate(side * value for value in border for side in (1, -1)):
-            drawing.predict(axes, dict.fromkeys(block, side), label=None if i else r"$\pm 1/\sqrt{d}$")
-        axes.set(xlabel="block $l$", ylabel=r"$\alpha_l$")
-        drawing.legend_beside(axes)
-        return figure
-
-    said = "; ".join(
-        f"{name} from {start[name].min():.3g} to between {a.min():.3g} and {a.max():.3g}, "
-        f"root mean square {np.sqrt(np.mean(a**2)):.3g}"
-        for name, a in end.items()
-    )
-    return BookFigure(draw, f"SkipInit's scalars by block, before and after training: {said}.")
