@@ -143,8 +143,8 @@ def test_a_legend_below_many_recipes_is_no_wider_than_the_panels():
         (lambda s: plots.accuracy_by_depth([]), "no record to draw"),  # noqa: ARG005
         (lambda s: plots.loss_by_rate([], guessing=2.3), "no record to draw"),  # noqa: ARG005
         (lambda s: plots.loss_by_rate(runs(), guessing=2.3, panels="width"), "panels 'width' is unknown"),  # noqa: ARG005
-        (lambda s: plots.path_lengths({}, {}), "nothing measured"),  # noqa: ARG005
-        (lambda s: plots.path_lengths({"a": [np.ones(2)]}, {"b": None}), "no prediction for 'a', only for b"),  # noqa: ARG005
+        (lambda s: plots.path_lengths({}, {}), "needs what was measured"),  # noqa: ARG005
+        (lambda s: plots.path_lengths({"a": [np.ones(2)]}, {"b": None}), "prediction: not \\['a'\\] and \\['b'\\]"),  # noqa: ARG005
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(signals, wrong, message):

@@ -7,7 +7,7 @@ import pytest
 
 from made_records import record
 from shallowpaths.pages import explorers, plots
-from shallowpaths.pages.plots.rates import outcome_of
+from shallowpaths.pages.plots.runs import outcome_of
 
 RATES = (0.01, 0.02, 0.04)
 

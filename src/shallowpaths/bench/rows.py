@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.bench import steps as training
-from shallowpaths.bench.timing import PAIRS, ratio
+from shallowpaths.bench.steps import PAIRS, ratio
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of

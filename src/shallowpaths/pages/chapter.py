@@ -67,7 +67,17 @@ class Chapter:
         Raises:
             ClaimFailed: one has another verdict than stated, or the page has one that was not checked; the table is shown first.
         """
-        return claims.ClaimTable.of(page, self.checked, without)
+        stated = {name: fields["page"] for name, fields in claims.ledger().items()}
+        checks.one_of("page of the ledger", page, dict.fromkeys(stated.values()))
+        table, known = claims.ClaimTable(tuple(self.checked)), {claim.name for claim in self.checked} | set(without)
+        failed = [f"{c.id} {'holds' if c.holds else 'does not hold'}: {c.statement}" for c in self.checked if not c.stands]
+        failed += [f"{name} was not checked" for name in stated if stated[name] == page and name not in known]
+        if failed:
+            from IPython.display import display  # only a notebook needs it
+
+            display(table)
+            raise claims.ClaimFailed("; ".join(failed))
+        return table
 
 
 @dataclass(frozen=True)

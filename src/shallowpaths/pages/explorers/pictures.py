@@ -153,11 +153,11 @@ class Axis:
         return limits | {"ticks": ticks, "words": list(map(spoken, ticks))}
 
 
-def spoken(value: float, digits: int = 3) -> str:
-    """A number for readers: "0.25", "1500", "3.2·10¹⁸"."""
+def spoken(value: float) -> str:
+    """A number of three digits for readers: "0.25", "1500", "3.2·10¹⁸"."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{float(f'{value:.{digits}g}'):g}"
-    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, _, power = f"{value:.2e}".partition("e")
     mantissa = f"{float(mantissa):g}"
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"

@@ -20,9 +20,7 @@ RING = "ring: on the grid's edge"
 BySize = dict[int, BestRate]
 
 
-def accuracy_by_batch_size(
-    records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None, stable_below: float = STABLE_ERROR
-) -> BookFigure:
+def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None) -> BookFigure:
     """Test accuracy, and beside it the final training loss, against batch size; one colour a recipe.
 
     Both are those of the runs at the rate that the validation split chose, mean and standard deviation over their seeds. A ring
@@ -31,13 +29,12 @@ def accuracy_by_batch_size(
     Args:
         predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean of what was measured
             up to there.
-        stable_below: as for `best_rate`, by validation error.
 
     Raises:
         ValueError: no record, one without a validation split, or settings other than recipe, batch size, rate and seed that differ.
     """
     runs = drawing.all_records(records)
-    chosen = _chosen_by_size(runs, lambda group: best_rate(group, experiments.validation_error, stable_below))
+    chosen = _chosen_by_size(runs, lambda group: best_rate(group, experiments.validation_error, STABLE_ERROR))
     points = {name: _points(runs, name, by_size) for name, by_size in chosen.items()}
 
     def draw() -> Figure:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -105,12 +104,6 @@ def predict(axes: Axes, line: Mapping[float, float], label: str | None = None, l
     axes.get_lines()[-1].set_in_layout(False)  # it may lead far out of the frame, where it is cut
 
 
-def draw_predictions(axes: Axes, lines: Iterable[Mapping[float, float]]) -> None:
-    """Draw each prediction; the first one has a word in the legend."""
-    for number, line in enumerate(lines):
-        predict(axes, line, label=None if number else "predicted")
-
-
 def draw_guessing(axes: Axes, level: float) -> None:
     """Draw what guessing comes to, as a dotted line."""
     axes.axhline(level, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
@@ -167,23 +160,9 @@ def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
     return listed
 
 
-def check_predicted(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
-    """Raise a ValueError if nothing was measured, or something without a prediction."""
-    if not measured:
-        raise ValueError("there is nothing measured to draw")
-    for name in measured:
-        if name not in predicted:
-            raise ValueError(f"there is no prediction for {name!r}, only for {', '.join(predicted) or 'nothing'}")
-
-
 def words(quantity: str) -> str:
     """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
     return quantity.replace("_", " ").replace("train ", "training ")
-
-
-def range_words(rows: list[np.ndarray]) -> str:
-    """The first and the last value of up to three rows, for a text alternative."""
-    return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
 
 
 def rate_words(rate: float | None) -> str:

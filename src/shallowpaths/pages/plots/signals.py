@@ -117,7 +117,8 @@ def path_lengths(
         lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
             shares are.
     """
-    drawing.check_predicted(measured, predicted)
+    if not measured or set(measured) - set(predicted):
+        raise ValueError(f"each name needs what was measured and a prediction: not {list(measured)} and {list(predicted)}")
     means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
     def draw() -> Figure:
@@ -158,18 +159,16 @@ def _draw_by_block(
     for i, (low, high) in enumerate(band.values()):
         ink, block = mpl.rcParams["text.color"], np.arange(1, len(low) + 1)
         axes.fill_between(block, low, high, color=ink, alpha=0.15, linewidth=0, label=None if i else "finite width")
-    drawing.draw_predictions(axes, (dict(enumerate(line, start=1)) for line in predicted.values()))
+    for i, line in enumerate(predicted.values()):
+        drawing.predict(axes, dict(enumerate(line, start=1)), label=None if i else "predicted")
     drawing.whole_numbers(axes, "block $l$")
 
 
 def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray]) -> str:
-    """From first to last block, in words, for a text alternative."""
-    said = "; ".join(
-        f"{name} measured {drawing.range_words(list(rows))}"
-        + (f", predicted {drawing.range_words([predicted[name]])}" if name in predicted else "")
-        for name, rows in measured.items()
-    )
-    return f"From first block to last: {said}"
+    """From first to last block, of up to three networks, in words, for a text alternative."""
+    told = {name: " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in list(rows)[:3]) for name, rows in measured.items()}
+    lines = {name: f", predicted {line[0]:.3g} to {line[-1]:.3g}" for name, line in predicted.items()}
+    return "From first block to last: " + "; ".join(f"{name} measured {told[name]}" + lines.get(name, "") for name in told)
 
 
 def _values(measured: Mapping[str, Statistics], quantity: str) -> dict[str, list[np.ndarray]]:
