@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.figure import BookFigure
@@ -13,6 +14,7 @@ from shallowpaths.theory.checks import one_of
 Points = Mapping[float, float | Sequence[float]]
 MANY = 12  # points of a line; of more than these a text alternative tells the ends and the range
 TICKS = 8  # on a logarithmic axis of as many places at most each has its own
+DECADES = 1e3  # of a vertical axis with plain numbers
 
 
 def values_against(
@@ -49,8 +51,9 @@ def values_against(
                 {name: points for name, points in group.items() if not panels or drawing.recipe_in(name) == recipe}
                 for group in (measured, predicted)
             )
-            _draw_panel(axes, seen, lines, log, panels)
-            axes.set(xlabel=xlabel, title=recipe or title)
+            _draw_panel(axes, seen, lines, panels)
+            axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
+        _set_ticks(all_axes, sorted({x for points in measured.values() for x in points}), log)
         all_axes[0].set_ylabel(ylabel)
         if panels:
             drawing.legend_below(figure, all_axes, 3)
@@ -64,7 +67,7 @@ def values_against(
 
 
 def _draw_panel(
-    axes: Axes, measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], log: str, short: bool
+    axes: Axes, measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], short: bool
 ) -> None:
     """short: whether the legend's names are those after the comma."""
     for name, look in drawing.looks_of(measured).items():
@@ -73,11 +76,17 @@ def _draw_panel(
         axes.plot(*zip(*marks, strict=True), **look | {"markersize": 5} | unjoined, label=_label(name, short))
     for number, (name, line) in enumerate(predicted.items()):
         drawing.predict(axes, line, label=_label(name, short), linestyle=drawing.DASHES[number % len(drawing.DASHES)])
-    axes.set(**{f"{axis}scale": "log" for axis in log})
-    ticks = sorted({x for points in measured.values() for x in points})
-    if "x" in log and len(ticks) <= TICKS:
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        axes.minorticks_off()
+
+
+def _set_ticks(panels: Sequence[Axes], places: Sequence[float], log: str) -> None:
+    """Plain numbers on logarithmic axes, where there are few places or few decades."""
+    for axes in panels:
+        low, high = axes.get_ylim()
+        if "y" in log and high < DECADES * low:
+            drawing.plain_log_ticks(axes)
+        if "x" in log and len(places) <= TICKS:
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _label(name: str, short: bool) -> str:
@@ -88,5 +97,9 @@ def _words(item: tuple[str, Points]) -> str:
     """A line in words; of several values at one place, their mean."""
     name, means = item[0], {x: np.mean(y) for x, y in item[1].items()}
     told = list(means) if len(means) <= MANY else [min(means), max(means)]
-    said = f"{name} " + ", ".join(f"{means[x]:.3g} at {x:g}" for x in told)
+    said = f"{name} " + ", ".join(f"{means[x]:.3g} at {_place(x)}" for x in told)
     return said if told == list(means) else f"{said}, all between {min(means.values()):.3g} and {max(means.values()):.3g}"
+
+
+def _place(x: float) -> str:
+    return f"{x:.4g}" if x % 1 else f"{x:g}"
