@@ -7,7 +7,7 @@ import pytest
 
 from shallowpaths.pages import claims
 from shallowpaths.pages.chapter import start_chapter
-from shallowpaths.pages.claims import MIME, ClaimFailed, compared, judged
+from shallowpaths.pages.claims import MIME, ClaimFailed
 
 STATED = {"whose": "ours", "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b", "found": "holds", "page": "X"}
 LEDGER = {name: STATED | {"statement": text} for name, text in (("X1", "the share falls"), ("X2 wide", "it {verb}"))}
@@ -114,9 +114,8 @@ def test_nothing_measured_is_no_evidence(chapter):
         chapter.check("X1", predicted=[], measured=[], tolerance=0.1, part=2)
 
 
-@pytest.mark.usefixtures("chapter")
-def test_what_the_ledger_does_not_say_is_refused():
+def test_what_the_ledger_does_not_say_is_refused(chapter):
     with pytest.raises(ValueError, match="claim 'X4' is unknown: choose from X1, X2 wide"):
-        compared("X4", 1, 1, 0.1)
+        chapter.check("X4", predicted=1, measured=1, tolerance=0.1)
     with pytest.raises(ValueError, match="claim X2 wide: its sentences need the fact 'verb'"):
-        judged("X2 wide", True, "yes", part=2)
+        chapter.check_true("X2 wide", holds=True, measured="yes", part=2)

@@ -116,7 +116,8 @@
       picture.setAttribute("role", "img");
       picture.setAttribute("aria-label", words);
       this.holder.replaceChildren(picture);
-      this.legend.replaceChildren(...series.filter(({ name }) => name).map(key));
+      const first = series.filter((one, i) => one.name && series.findIndex(({ name }) => name === one.name) === i);
+      this.legend.replaceChildren(...first.map(key));
     }
   }
 

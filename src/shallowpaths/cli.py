@@ -7,6 +7,7 @@ import sys
 import tempfile
 import typing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +40,7 @@ class _Commands(click.Group):
             message, code = str(error), 2
         except OSError as error:
             message, code = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1
-            sys.stdout = None  # Python would complain once more, at its end, about what it cannot take
+            sys.stdout = sys.stderr  # at its end Python would flush it, and complain once more about what it cannot take
         except click.Abort:
             message, code = "stopped", 130
         with contextlib.suppress(OSError):  # stderr may be full too
@@ -96,18 +97,14 @@ _data_folder = click.option(
 @click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
 def train(effective_learning_rate: float | None, data_folder: Path | None, store: str | None, **settings: Any) -> None:
     """Train one network and print its record."""
-    learning_rate = settings.pop("learning_rate")
-    if learning_rate is not None and effective_learning_rate is not None:
+    if settings["learning_rate"] is None:
+        del settings["learning_rate"]
+    elif effective_learning_rate is not None:
         raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
-    if effective_learning_rate is not None:
-        config = RunConfig.at_effective_rate(effective_learning_rate, **settings)
-    else:
-        config = RunConfig(
-            learning_rate=RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
-        )
+    make = RunConfig if effective_learning_rate is None else partial(RunConfig.at_effective_rate, effective_learning_rate)
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
 
-    (record,) = sweep.sweep([config], store, data_folder)
+    (record,) = sweep.sweep([make(**settings)], store, data_folder)
     click.echo(tables.describe_run(record))
 
 
@@ -205,17 +202,12 @@ def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
     from shallowpaths.bench import rows as bench  # imports torch, which --help and mistakes need not wait for
 
-    _check_writable(output)
+    if output.exists() and not output.is_file():
+        raise ValueError(f"--output {output} is no plain file")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=output.parent).close()  # so that no hour of measuring ends in an error
     results = bench.run(only, device)
     says = {True: "yes", False: "no", None: ""}
     rows = [(r.name, r.device, f"{r.value:.3f}", r.target or "", says[r.holds], r.detail) for r in results]
     click.echo(tabulate(rows, headers=("row", "device", "value", "target", "holds", "detail"), disable_numparse=True))
     bench.write(results, output)
-
-
-def _check_writable(file: Path) -> None:
-    """Make the file's folder and write there once, so that no hour of measuring ends in an error."""
-    if file.exists() and not file.is_file():
-        raise ValueError(f"--output {file} is no plain file")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=file.parent).close()

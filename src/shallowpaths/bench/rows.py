@@ -139,10 +139,8 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
 
 
 def write(results: Sequence[Result], path: Path) -> None:
-    """Write the results as a JSON list, whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    unfinished.replace(path)
+    """Write the results as a JSON list."""
+    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 def _network_and_images(device: torch.device, depth: int, width: int, batch: int) -> tuple[nn.Module, torch.Tensor]:

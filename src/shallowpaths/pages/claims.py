@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from shallowpaths.theory.checks import flag, one_of
+from shallowpaths.theory.checks import one_of
 
 MIME = "application/vnd.shallowpaths.claims+json"
 FOLDER = Path(__file__).parent / "ledger"
@@ -93,41 +93,16 @@ def ledger() -> dict[str, dict[str, str]]:
     }
 
 
-def compared(name: str, predicted: Numbers, measured: Numbers, tolerance: Numbers, **facts: Any) -> Claim:
-    """A claim about numbers: every measured one lies within `tolerance` of the predicted one, in absolute terms.
-
-    Args:
-        name: in the ledger. facts: what its sentences have in curly brackets.
-        predicted, measured, tolerance: numbers, or arrays that broadcast to one shape. What is not finite does not hold.
-
-    Raises:
-        ValueError: no such claim; a fact is missing; a tolerance that is negative or not finite, or nothing measured.
-    """
-    columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
-    wanted, found, allowed = np.broadcast_arrays(*columns)
-    if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
-        raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
-    if name in ledger() and ledger()[name]["found"] == "differs" and not np.isfinite(found).all():
-        raise ValueError(f"claim {name}: what is not finite was not measured, and shows no difference")
-    with np.errstate(invalid="ignore"):
-        holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
-    return _claim(name, facts, *map(_plain, (predicted, measured, tolerance)), holds)
-
-
-def judged(name: str, holds: bool | np.bool_, measured: str, **facts: Any) -> Claim:
-    """A claim whose answer is yes or no; arguments and errors as `compared`. measured: what was seen, with its numbers."""
-    flag(f"holds of claim {name}", holds)
-    return _claim(name, facts, None, measured, None, bool(holds))
-
-
-def _claim(name: str, facts: dict[str, Any], *values: Any) -> Claim:
+def claim(name: str, facts: dict[str, Any], predicted: Numbers | None, measured: Any, tolerance: Numbers | None, holds: bool) -> Claim:
+    """The claim of that name in the ledger, with its facts and numbers; arguments and errors as `Chapter.check`."""
     one_of("claim", name, ledger())
     stated = ledger()[name]
     try:
         said = [stated[field].format(**facts) for field in FIELDS]
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    return Claim(name, *said, *values, stated["found"])
+    numbers = (value if value is None or isinstance(value, str) else _plain(value) for value in (predicted, measured, tolerance))
+    return Claim(name, *said, *numbers, holds, stated["found"])
 
 
 @dataclass(frozen=True)

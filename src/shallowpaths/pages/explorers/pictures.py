@@ -30,7 +30,7 @@ class Series:
     Attributes:
         kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "open" (hollow ones),
             "cross" (crosses), "band" (shaded from `y` to `top`) or "mean" (a vertical line at each x).
-        name: what the legend calls it.
+        name: what the legend calls it; once, where several curves have it.
         x, y, top: of equal length; `y` is empty for "mean", `top` for all but "band". Points that are not finite are
             left out.
         recipe: whose colour and marker it has; none for theory and band.
@@ -116,7 +116,8 @@ class Picture:
             for name, axis in self.axes.items():
                 _set_axis(axes, name, axis)
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
-            axes.legend(frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
+            named = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+            axes.legend(named.values(), named.keys(), frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.words)
@@ -148,9 +149,8 @@ class Axis:
     @property
     def packed(self) -> dict[str, Any]:
         """What the book's script draws it from."""
-        ticks = self.ticks
         limits = {"label": self.label, "log": self.log, "limits": self.limits}
-        return limits | {"ticks": ticks, "words": list(map(spoken, ticks))}
+        return limits | {"ticks": self.ticks, "words": list(map(spoken, self.ticks))}
 
 
 def spoken(value: float) -> str:

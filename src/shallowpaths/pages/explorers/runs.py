@@ -1,6 +1,5 @@
 """Explorers of runs: what trains at which depth and rate, and how the best rate moves with the batch size."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 
 from shallowpaths.experiments.records import STABLE_ERROR, BestRate, best_rate, group_by, validation_error
@@ -51,12 +50,11 @@ def batch_size_explorer(
             crosses += _crosses(name, groups[name, batch_size], 2.0 * row)  # those of several recipes lie above each other
             if found.effective_rate is not None:
                 ends = [found.effective_rate, found.largest_stable]
-                bands.append(Series("band", "", ends, [height - 0.3 * step] * 2, [height + 0.3 * step] * 2))
+                bands.append(Series("band", "best to largest stable", ends, [height - 0.3 * step] * 2, [height + 0.3 * step] * 2))
             if line is not None:
-                lines.append(Series("theory", "", [line] * 2, [height - 0.5 * step, height + 0.5 * step]))
+                lines.append(Series("theory", "best, predicted", [line] * 2, [height - 0.5 * step, height + 0.5 * step]))
             words.append(_words(name, found, line))
-        bands, crosses = _first_named(bands, "best to largest stable"), _first_named(crosses, "diverged")
-        drawn = (*bands, *marks, *crosses, *_first_named(lines, "best, predicted"))
+        drawn = (*bands, *marks, *crosses, *lines)
         said = f"Batch {batch_size}: {'; '.join(words)}."
         return Picture("effective learning rate", "validation accuracy, %", drawn, said, True, False, *limits)
 
@@ -74,12 +72,7 @@ def _marks(name: str, group: list[RunRecord], best: BestRate, height: float) -> 
 
 def _crosses(name: str, group: list[RunRecord], height: float) -> list[Series]:
     failed = [r.config.effective_learning_rate for r in group if r.outcome == "diverged"]
-    return [Series("cross", "", failed, [height] * len(failed), recipe=name)] if failed else []
-
-
-def _first_named(series: list[Series], name: str) -> list[Series]:
-    """The legend has one entry for all of them."""
-    return [dataclasses.replace(s, name="" if number else name) for number, s in enumerate(series)]
+    return [Series("cross", "diverged", failed, [height] * len(failed), recipe=name)] if failed else []
 
 
 def _words(name: str, best: BestRate, line: float | None) -> str:

@@ -138,15 +138,13 @@ def depends_on_depth(recipe: Recipe) -> bool:
     return recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
 
 
-@functools.lru_cache(maxsize=512)
-def predicted_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
-    """What theory says of a ResidualMLP of this recipe, without building it."""
-    return signal_of_recipe(recipe, blocks, activation=activation)
+predicted_signal = functools.lru_cache(maxsize=512)(signal_of_recipe)
 
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
     """A prediction whose first `blocks` entries hold for that many blocks, forward: from one deep network where it can be."""
-    return predicted_signal(recipe, blocks if depends_on_depth(recipe) else max(blocks, DEEPEST), activation)
+    deep = blocks if depends_on_depth(recipe) else max(blocks, DEEPEST)
+    return predicted_signal(recipe, deep, activation=activation)
 
 
 @functools.lru_cache(maxsize=512)
@@ -227,9 +225,9 @@ def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], s
     mean_line = Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)
     series = [mean_line, Series("theory", "predicted", lengths, shares[lengths])]
     words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
-    for number, row in enumerate(measured):
+    for row in measured:
         seen = lengths[lengths < len(row)]
-        series.append(Series("measured", "" if number else f"measured, {recipe}", seen, row[seen], recipe=recipe))
+        series.append(Series("measured", f"measured, {recipe}", seen, row[seen], recipe=recipe))
     if measured:
         means = [float(np.arange(len(row)) @ row / row.sum()) for row in measured]
         words += f", measured {' and '.join(spoken(m) for m in means[:3])}"

@@ -79,10 +79,7 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
         drawing.legend_beside(axes)
         return figure
 
-    said = "; ".join(
-        f"{r} at depth {d} " + ("diverged" if p.accuracy is None else f"{100 * p.accuracy:.1f} %")
-        for (r, d), p in points.items()
-    )
+    said = "; ".join(f"{recipe} at depth {depth} {_percent(p.accuracy)}" for (recipe, depth), p in points.items())
     return BookFigure(draw, f"Test accuracy by depth: {said}.")
 
 

@@ -111,8 +111,7 @@ def path_lengths(
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
 
     Args:
-        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by recipe. What follows a
-            comma in a name, as in "batchnorm, linear", tells several groups of one recipe apart.
+        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network; names as in `values_by_block`.
         predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
         lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
             shares are.
