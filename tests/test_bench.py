@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 
 from shallowpaths.bench import rows as bench
-from shallowpaths.bench import timing
+from shallowpaths.bench import steps
 from shallowpaths.bench.rows import Row
 from shallowpaths.cli import main
 
@@ -35,8 +35,8 @@ def test_a_row_holds_within_its_bound(bounds, value, target, holds):
 
 def test_results_are_written_as_a_list(tmp_path):
     results = bench.run(device="cpu", rows=[row(at_least=1), row()])
-    bench.write(results, tmp_path / "new" / "bench.json")
-    written = json.loads((tmp_path / "new" / "bench.json").read_text())
+    bench.write(results, tmp_path / "bench.json")
+    written = json.loads((tmp_path / "bench.json").read_text())
     assert [entry["holds"] for entry in written] == [True, None]
     assert set(written[0]) == {"name", "device", "value", "target", "holds", "detail"}
 
@@ -62,15 +62,15 @@ def test_a_ratio_is_of_seconds_and_pairs_take_turns():
         order.append(name)
         return torch.randn(size, size) @ torch.randn(size, size)
 
-    value, detail = timing.ratio(lambda: work("a", 700), lambda: work("b", 50), CPU, "products", pairs=3)
+    value, detail = steps.ratio(lambda: work("a", 700), lambda: work("b", 50), CPU, "products", pairs=3)
     assert value > 1
     assert order == ["a", "b"] * 5
     assert "3 pairs" in detail
 
 
 def test_the_usual_pictures_are_standardized_as_ours_are():
-    data = timing.random_images(CPU)
-    pictures = timing.Pictures(data, 4)
+    data = steps.random_images(CPU)
+    pictures = steps.Pictures(data, 4)
     pictures.transform.transforms = pictures.transform.transforms[2:]  # without crop and flip
     found = torch.stack([picture for picture, _ in pictures])
     torch.testing.assert_close(found, data.standardize(data.train_images[:4]), rtol=1e-5, atol=1e-5)

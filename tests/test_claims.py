@@ -1,12 +1,13 @@
 import json
 import math
+import tomllib
 
 import numpy as np
 import pytest
 
 from shallowpaths.pages import claims
 from shallowpaths.pages.chapter import start_chapter
-from shallowpaths.pages.claims import MIME, ClaimFailed, compared, judged
+from shallowpaths.pages.claims import MIME, ClaimFailed
 
 STATED = {"whose": "ours", "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b", "found": "holds", "page": "X"}
 LEDGER = {name: STATED | {"statement": text} for name, text in (("X1", "the share falls"), ("X2 wide", "it {verb}"))}
@@ -28,6 +29,10 @@ def test_every_page_of_the_ledger_is_whole_and_its_claims_are_in_the_list():
     assert letters <= {name[0] for name in stated}
     assert all(fields["page"] in ("depth", name[0]) for name, fields in stated.items())
     assert all(text.strip() for fields in stated.values() for text in fields.values())
+    assert all(set(fields) == {*claims.FIELDS, "found", "page"} for fields in stated.values())
+    assert {fields["found"] for fields in stated.values()} <= {"holds", "differs"}
+    pages = [tomllib.loads(page.read_text(encoding="utf-8")) for page in claims.FOLDER.glob("*.toml")]
+    assert sum(map(len, pages)) == len(stated), "a claim stands on two pages"
 
 
 def test_a_chapters_claims_are_one_table_with_their_data(chapter):
@@ -109,20 +114,8 @@ def test_nothing_measured_is_no_evidence(chapter):
         chapter.check("X1", predicted=[], measured=[], tolerance=0.1, part=2)
 
 
-@pytest.mark.usefixtures("chapter")
-def test_what_the_ledger_does_not_say_is_refused():
+def test_what_the_ledger_does_not_say_is_refused(chapter):
     with pytest.raises(ValueError, match="claim 'X4' is unknown: choose from X1, X2 wide"):
-        compared("X4", 1, 1, 0.1)
+        chapter.check("X4", predicted=1, measured=1, tolerance=0.1)
     with pytest.raises(ValueError, match="claim X2 wide: its sentences need the fact 'verb'"):
-        judged("X2 wide", True, "yes", part=2)
-
-
-def test_a_page_with_a_field_too_many_is_refused(monkeypatch, tmp_path):
-    (tmp_path / "Z.toml").write_text('[Z1]\nstatement = "it is"\n')
-    monkeypatch.setattr(claims, "FOLDER", tmp_path)
-    claims.ledger.cache_clear()
-    try:
-        with pytest.raises(ValueError, match="claim 'Z1' has the fields statement, not whose"):
-            claims.ledger()
-    finally:
-        claims.ledger.cache_clear()
+        chapter.check_true("X2 wide", holds=True, measured="yes", part=2)

@@ -286,7 +286,7 @@ def test_what_stops_a_worker_is_told_without_a_traceback(tmp_path, plan):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2, said
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("shallowpaths sweep: ")
+    assert said.splitlines()[-1].startswith("shallowpaths: ")
 
 
 BAD_SWEEPS = [
@@ -340,7 +340,7 @@ def test_the_packages_own_records_are_shown(tmp_path, monkeypatch):
     assert "cifar10-16x16, wide-resnet of width 1, batch 64, 10 epochs at 16 layers" in " ".join(shown.split())
     assert "verdict" in shown
     (tmp_path / "shipped").mkdir()  # a folder of the reader's comes first
-    assert "shipped has no records.jsonl" in invoke("records", "shipped").output
+    assert "shipped/records.jsonl is no file" in invoke("records", "shipped").output
 
 
 def test_train_takes_a_budget_in_steps():
@@ -352,15 +352,15 @@ def test_train_takes_a_budget_in_steps():
 @pytest.mark.parametrize(
     ("arguments", "begins"),
     [
-        (["train", "--depth", "abc"], "shallowpaths train: Invalid value for '--depth'"),
-        (["train", "--no-such-option"], "shallowpaths train: No such option"),
-        (["train", "--store", ""], "shallowpaths train: the record store's path is empty"),
-        (["sweep"], "shallowpaths sweep: Missing argument 'PLAN'"),
+        (["train", "--depth", "abc"], "shallowpaths: Invalid value for '--depth'"),
+        (["train", "--no-such-option"], "shallowpaths: No such option"),
+        (["train", "--store", ""], "shallowpaths: the record store's path is empty"),
+        (["sweep"], "shallowpaths: Missing argument 'PLAN'"),
         (["trian"], "shallowpaths: No such command 'trian'"),
         (["--no-such-option"], "shallowpaths: No such option"),
-        (["records", "nowhere"], "shallowpaths records: nowhere is not there: give a sweep's folder or file, or \"shipped\""),
-        (["records", os.devnull], f"shallowpaths records: {os.devnull} is no plain file"),
-        (["bench", "--output", os.devnull], f"shallowpaths bench: --output {os.devnull} is no plain file"),
+        (["records", "nowhere"], "shallowpaths: nowhere is no file: give a sweep's folder or file, or \"shipped\""),
+        (["records", os.devnull], f"shallowpaths: {os.devnull} is no file"),
+        (["bench", "--output", os.devnull], f"shallowpaths: --output {os.devnull} is no plain file"),
     ],
 )
 def test_what_is_misspelt_is_one_line(arguments, begins):
@@ -388,13 +388,13 @@ def test_output_that_cannot_be_written_is_one_line(arguments):
     assert done.stderr.count("\n") == 1
 
 
-def test_output_that_nobody_reads_is_one_line():
+def test_output_that_nobody_reads_is_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", "from shallowpaths.cli import main; main()", "recipes"]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "shallowpaths recipes: Broken pipe\n")
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_ctrl_c_is_one_line():
@@ -406,22 +406,20 @@ def test_ctrl_c_is_one_line():
         result = invoke("press-ctrl-c")
     finally:
         del main.commands["press-ctrl-c"]
-    assert (result.exit_code, result.output) == (130, "shallowpaths press-ctrl-c: stopped\n")
+    assert (result.exit_code, result.output.strip()) == (130, "shallowpaths: stopped")
 
 
 def test_bench_is_refused_before_measuring_where_it_cannot_write(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "run", lambda *_, **__: pytest.fail("it measured"))
     (tmp_path / "file").write_text("")
     result = invoke("bench", "--output", str(tmp_path / "file" / "bench.json"))
-    assert result.exit_code == 2
-    assert "cannot be written" in result.output
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
 
 
 def test_bench_shows_its_table_even_if_the_file_fails(tmp_path, monkeypatch):
     row = bench.Result("a_row", "cpu", 1.5, None, None, "by hand")
-    monkeypatch.setattr(bench, "run", lambda *_, **__: [row])
     output = tmp_path / "bench.json"
-    (tmp_path / "bench.json.unfinished").mkdir()  # where it would write
+    monkeypatch.setattr(bench, "run", lambda *_, **__: [row, output.mkdir()][:1])  # a folder, where it would write
     result = invoke("bench", "--output", str(output))
     assert result.exit_code == 1
     assert "a_row" in result.output

@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
     vendoring.unpack(ROOT / "_build" / "vendor", made / "_static" / "vendor")
     for name in ("explorer.js", "explorer.css"):
         (made / "_static" / name).write_bytes((ROOT / "book" / "_assets" / name).read_bytes())
-    shown = [explorers.signal_explorer(), explorers.downscaling_explorer(), explorers.path_explorer()]
+    downscaling = explorers.signal_explorer(("batchnorm", "zero-gamma"), ("downscaling", "skip_variance"))
+    shown = [explorers.signal_explorer(), downscaling, explorers.path_explorer()]
     (made / "page.html").write_text(PAGE.format("".join(explorer.html() for explorer in shown)))
     return made
 

@@ -93,7 +93,7 @@ DRAWINGS = [
     lambda signals: plots.signal_by_block(*signals),
     lambda signals: plots.signal_panels(signals[0], {}),
     lambda signals: plots.signal_by_block(*signals, band={n: (0.5 * v, 2 * v) for n, v in signals[1].items()}),
-    lambda signals: plots.overflow_by_format({"float16": [9, 11]}, {"float16": 10}),  # noqa: ARG005
+    lambda signals: plots.values_against({"float16": {16: [9, 11]}}, {"float16": {16: 10}}, "x", "y"),  # noqa: ARG005
     lambda signals: plots.rate_by_batch_size(runs(), guessing=2.3),  # noqa: ARG005
 ]
 
@@ -143,8 +143,8 @@ def test_a_legend_below_many_recipes_is_no_wider_than_the_panels():
         (lambda s: plots.accuracy_by_depth([]), "no record to draw"),  # noqa: ARG005
         (lambda s: plots.loss_by_rate([], guessing=2.3), "no record to draw"),  # noqa: ARG005
         (lambda s: plots.loss_by_rate(runs(), guessing=2.3, panels="width"), "panels 'width' is unknown"),  # noqa: ARG005
-        (lambda s: plots.path_lengths({}, {}), "nothing measured"),  # noqa: ARG005
-        (lambda s: plots.share_by_blocks({"a": {6: 0.5}}, {"b": {}}), "no prediction for 'a', only for b"),  # noqa: ARG005
+        (lambda s: plots.path_lengths({}, {}), "needs what was measured"),  # noqa: ARG005
+        (lambda s: plots.path_lengths({"a": [np.ones(2)]}, {"b": None}), "prediction: not \\['a'\\] and \\['b'\\]"),  # noqa: ARG005
     ],
 )
 def test_what_cannot_be_drawn_is_refused_by_name(signals, wrong, message):
@@ -185,31 +185,10 @@ def test_figures_of_runs_are_drawn_with_words(draw):
     assert figure.svg("dark").startswith(b"<?xml")
 
 
-@pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate, plots.loss_by_rate_per_example])
+@pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate])
 def test_rates_at_which_nothing_trains_are_drawn_too(draw):
     diverged = [run for run in runs(depths=(100,)) if run.outcome == "diverged"]
     assert draw(diverged, guessing=2.3).svg().startswith(b"<?xml")
-
-
-def test_rates_by_alpha_rate_are_drawn_with_their_prediction():
-    def record(depth, factor, rate, stable):
-        config = RunConfig(recipe="skipinit", depth=depth, alpha_rate=factor, learning_rate=rate)
-        curve = [{"epoch": 1, "learning_rate": rate, "train_loss": 1.0, "train_accuracy": 0.9}]
-        if not stable:
-            return RunRecord(config, "diverged", [], diverged_step=1)
-        return RunRecord(config, "finished", curve, test_accuracy=0.9, test_loss=0.5)
-
-    made = [record(n, f, r, r * f < 0.5) for n in (16, 100) for f in (1, 4) for r in (0.1, 0.2, 0.4)]
-    predicted = {16: {1: 4.5, 4: 1.1}, 100: {1: 4.0, 4: 1.0}}
-    figure = plots.rate_by_alpha_rate(made, guessing=2.3, predicted=predicted)
-    drawn = dict(line_data(figure.light.axes[0]))
-    assert drawn["100 layers: largest that trains"] == pytest.approx([4, 1])
-    assert drawn["16 layers: predicted"].tolist() == [4.5, 1.1]
-    assert "100 layers, factor 4: 1 (predicted 1)" in figure.alt
-    with pytest.raises(ValueError, match="no prediction for 16"):
-        plots.rate_by_alpha_rate(made, guessing=2.3, predicted={})
-    with pytest.raises(ValueError, match="alpha_rate 0 has no place"):
-        plots.rate_by_alpha_rate([*made, record(16, 0, 0.1, True)], guessing=2.3, predicted=predicted)
 
 
 def test_a_diverged_run_is_said_and_drawn():
@@ -245,15 +224,3 @@ def test_the_panel_of_path_lengths_shows_the_lengths_that_carry_the_signal():
     shares[40:61] = 1 / 21
     figure = plots.path_lengths({"unnormalized": [shares]}, {"unnormalized": shares})
     assert figure.light.axes[0].get_xlim() == (38.5, 61.5)
-
-
-def test_mean_path_length_by_blocks_shows_every_network_and_says_the_mean():
-    measured = {"batchnorm": {6: [1.5, 1.7], 12: [2.1]}, "batchnorm, linear": {6: [1.4]}}
-    predicted = {name: {6: 1.6, 9: 1.9, 12: 2.2} for name in measured}
-    figure = plots.path_length_by_blocks(measured, predicted)
-    drawn = dict(line_data(figure.light.axes[0]))
-    assert drawn["batchnorm"].tolist() == [1.5, 1.7, 2.1]
-    assert drawn["predicted"].tolist() == [1.6, 1.9, 2.2]
-    markers = {line.get_label(): line.get_marker() for line in figure.light.axes[0].get_lines()}
-    assert markers["batchnorm"] != markers["batchnorm, linear"]
-    assert "batchnorm 1.6 (predicted 1.6) at 6 blocks, 2.1 (predicted 2.2) at 12 blocks" in figure.alt

@@ -7,7 +7,7 @@ import pytest
 
 from made_records import record
 from shallowpaths.pages import explorers, plots
-from shallowpaths.pages.plots.depth import outcome_of
+from shallowpaths.pages.plots.runs import outcome_of
 
 RATES = (0.01, 0.02, 0.04)
 
@@ -67,7 +67,7 @@ def test_the_explorer_asks_for_more_or_less():
     assert "measured" not in more
     assert "at depth 16 at no rate" in explorer.picture(enough=90).words
     assert [s.kind for s in explorer.picture(recipe="batchnorm").series] == ["measured", "open", "cross"]
-    styles = {style["kind"]: style for style in explorer.data["styles"]}
+    styles = {s["kind"]: s for packed in explorer.data["pictures"].values() for s in packed["series"]}
     assert (styles["open"]["hollow"], styles["cross"]["marker"]) == (True, "x")
     assert all("svg" in explorer.picture(**state).svg() for state in list(explorer.states())[:3])
 

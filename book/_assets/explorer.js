@@ -1,5 +1,5 @@
 /* Explorers: figures with sliders and menus, drawn from the numbers that lie in the page. No kernel, no network.
-   The data is what `Explorer.data` of the package wrote: a picture for each state, by the positions of its controls. */
+   The data is what `Explorer.data` of the package has, compressed: a picture for each state, by the positions of its controls. */
 (() => {
   const vendor = new URL("vendor/", document.currentScript.src);
   const symbols = { o: "circle", s: "square", D: "diamond", "^": "triangle", v: "wye", P: "cross", "*": "star", x: "times" };
@@ -30,8 +30,8 @@
   const dots = (points, { color, marker, hollow }) =>
     Plot.dot(points, { symbol: symbols[marker] ?? "circle", stroke: color, fill: hollow ? "none" : color, r: 3 });
 
-  const marks = (style, [x, y, top]) => {
-    const { kind, color } = style;
+  const marks = (series) => {
+    const { kind, color, x, y, top } = series;
     const at = { x: (i) => x[i], y: (i) => y[i] };
     if (kind === "theory") return Plot.line(d3.range(x.length), { ...at, stroke: "currentColor", strokeWidth: 1.2, clip: true });
     if (kind === "mean") return Plot.ruleX(x, { stroke: color, strokeWidth: 1.8, strokeDasharray: "5 3" });
@@ -39,7 +39,7 @@
       const edges = { x: at.x, y1: at.y, y2: (i) => top[i] };
       return Plot.areaY(d3.range(x.length), { ...edges, fill: "currentColor", fillOpacity: 0.15, clip: true });
     }
-    return dots(d3.zip(x, y), style);
+    return dots(d3.zip(x, y), series);
   };
 
   const swatches = {
@@ -60,8 +60,8 @@
   };
 
   class Explorer {
-    constructor(root) {
-      this.data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+    constructor(root, data) {
+      this.data = data;
       this.holder = root.querySelector(".explorer-picture");
       this.words = root.querySelector(".explorer-words");
       this.legend = element("ul", { className: "explorer-legend" });
@@ -87,8 +87,8 @@
     /* The positions of all controls; one that plays no part in this state stands at its first value, and is disabled. */
     state() {
       const chosen = this.inputs.map(({ input }) => Number(input.value));
-      return this.data.controls.map(({ only = {}, start, labels }, i) => {
-        const plays = Object.entries(only).every(([other, values]) => values.includes(chosen[other]));
+      return this.data.controls.map(({ only, start, labels }, i) => {
+        const plays = !only || chosen[only[0]] === only[1];
         const { input, shown } = this.inputs[i];
         input.disabled = !plays;
         shown.textContent = plays ? labels[chosen[i]] : "–";
@@ -98,9 +98,7 @@
     }
 
     draw() {
-      const [x, y, series, words] = this.data.pictures[this.state().join()];
-      const column = ([row, length]) => this.data.columns[row].slice(0, length);
-      const drawn = series.map(([style, ...columns]) => [this.data.styles[style], columns.map(column)]);
+      const { x, y, series, words } = this.data.pictures[this.state().join()];
       this.words.textContent = words;
       this.width = this.holder.clientWidth;
       if (this.width === 0) return; // not laid out yet, or folded away: the observer draws once there is a width
@@ -111,23 +109,31 @@
         marginBottom: 40,
         marginTop: 30,
         style: { background: "none", color: "inherit", fontSize: "13px", overflow: "visible" },
-        x: axisOptions(this.data.axes[x]),
-        y: axisOptions(this.data.axes[y]),
-        marks: drawn.map(([style, columns]) => marks(style, columns)),
+        x: axisOptions(x),
+        y: axisOptions(y),
+        marks: series.map(marks),
       });
       picture.setAttribute("role", "img");
       picture.setAttribute("aria-label", words);
       this.holder.replaceChildren(picture);
-      this.legend.replaceChildren(...drawn.filter(([style]) => style.name).map(([style]) => key(style)));
+      const first = series.filter((one, i) => one.name && series.findIndex(({ name }) => name === one.name) === i);
+      this.legend.replaceChildren(...first.map(key));
     }
   }
+
+  /* The JSON in an explorer's own script element: base64 of gzip. */
+  const unpacked = async (root) => {
+    const packed = atob(root.querySelector("script[type='application/gzip']").textContent);
+    const bytes = new Blob([Uint8Array.from(packed, (letter) => letter.charCodeAt(0))]);
+    return new Response(bytes.stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  };
 
   const begin = async () => {
     const found = [...document.querySelectorAll(".explorer")];
     if (found.length === 0) return;
     await script("d3.min.js");
     await script("plot.umd.min.js");
-    for (const root of found) new Explorer(root);
+    for (const root of found) new Explorer(root, await unpacked(root));
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
   else begin();

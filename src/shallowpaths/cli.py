@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-import os
 import signal
 import sys
 import tempfile
-import threading
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from tabulate import tabulate
@@ -27,66 +26,32 @@ class _Commands(click.Group):
     Exit code 2 for what the user got wrong, 1 for files and output that cannot be written, 130 after Ctrl-C.
     """
 
-    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
-        with _one_line_for_errors(lambda: None):
-            return super().make_context(info_name, args, *more, **extra)
-
-    def invoke(self, context: click.Context) -> Any:
-        with _one_line_for_errors(lambda: context.invoked_subcommand), _quiet_second_interrupt():
-            return super().invoke(context)
-
-
-@contextlib.contextmanager
-def _one_line_for_errors(command: Callable[[], str | None]) -> Iterator[None]:
-    """Print an error as `shallowpaths COMMAND: message` and exit. command: its name, once it is known."""
-    try:
-        yield
-    except click.UsageError as error:
-        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # newer than click 8.1
-            raise
-        message, code = error.format_message(), 2
-    except ValueError as error:
-        message, code = str(error), 2
-    except OSError as error:
-        message, code = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1
-        _forget_output()
-    except KeyboardInterrupt:
-        message, code = "stopped", 130
-    else:
-        return
-    name = " ".join(filter(None, ("shallowpaths", command())))
-    with contextlib.suppress(OSError):  # stderr may be full too
-        click.echo(f"{name}: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
+        try:
+            sys.exit(super().main(*args, **options | {"standalone_mode": False}))
+        except click.UsageError as error:
+            if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # newer than click 8.1
+                error.show()
+                sys.exit(error.exit_code)
+            message, code = error.format_message(), 2
+        except ValueError as error:
+            message, code = str(error), 2
+        except OSError as error:
+            message, code = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1
+            sys.stdout = sys.stderr  # at its end Python would flush it, and complain once more about what it cannot take
+        except click.Abort:
+            message, code = "stopped", 130
+        with contextlib.suppress(OSError):  # stderr may be full too
+            click.echo(f"shallowpaths: {' '.join(message.split())}", err=True)
+        sys.exit(code)
 
 
-@contextlib.contextmanager
-def _quiet_second_interrupt() -> Iterator[None]:
+def _interrupt(*_: object) -> NoReturn:
     """The first Ctrl-C is a KeyboardInterrupt, a second one ends the process at once: what is worth keeping is on the disk."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is interrupt:
-            signal.signal(signal.SIGINT, before)
-
-
-def _forget_output() -> None:
-    """Flush stdout, or let what it cannot take go nowhere: Python would complain about it once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 @click.group(
@@ -118,39 +83,34 @@ def _setting_help(name: str) -> str:
     return f"{text} [{RunConfig.learning_rate}]" if name == "learning_rate" else text
 
 
+_data_folder = click.option(
+    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
+)
+
+
 @main.command()
 @_run_options
 @click.option(
     "--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate."
 )
-@click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
-)
+@_data_folder
 @click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
 def train(effective_learning_rate: float | None, data_folder: Path | None, store: str | None, **settings: Any) -> None:
     """Train one network and print its record."""
-    learning_rate = settings.pop("learning_rate")
-    if learning_rate is not None and effective_learning_rate is not None:
+    if settings["learning_rate"] is None:
+        del settings["learning_rate"]
+    elif effective_learning_rate is not None:
         raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
-    if effective_learning_rate is not None:
-        config = RunConfig.at_effective_rate(effective_learning_rate, **settings)
-    else:
-        config = RunConfig(
-            learning_rate=RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
-        )
+    make = RunConfig if effective_learning_rate is None else partial(RunConfig.at_effective_rate, effective_learning_rate)
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
 
-    (record,) = sweep.sweep([config], store, data_folder)
+    (record,) = sweep.sweep([make(**settings)], store, data_folder)
     click.echo(tables.describe_run(record))
 
 
 @main.command("sweep")
 @click.argument("plan", metavar="PLAN")
-@click.option(
-    "--store",
-    type=click.Path(),
-    help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.",
-)
+@click.option("--store", type=click.Path(), help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
 @click.option(
@@ -164,28 +124,15 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
 )
 @click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
-@click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
-)
+@_data_folder
 def run_sweep(
-    plan: str,
-    store: str | None,
-    dry_run: bool,
-    limit_seconds: float | None,
-    processes: int | None,
-    lanes: int,
-    device: str | None,
-    data_folder: Path | None,
+    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, data_folder: Path | None, **options: Any
 ) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
     Interrupted, the same command goes on where it stopped. One sweep at a time may use a store.
     """
-    from shallowpaths.experiments import (  # import torch, which --help and mistakes need not wait for
-        costs,
-        plans,
-        sweep,
-    )
+    from shallowpaths.experiments import costs, plans, sweep  # they import torch, which --help need not wait for
 
     chosen = plans.read_plan(plan)
     configs = sweep.check(c.replace(device=device) if device else c for c in chosen.configs)
@@ -197,8 +144,7 @@ def run_sweep(
     if processes is None:
         processes = sweep.processes_for(configs)
     try:
-        options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes}
-        records = sweep.sweep(configs, store, data_folder, **options)
+        records = sweep.sweep(configs, store, data_folder, processes=processes, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
@@ -225,13 +171,9 @@ def list_records(store: Path, best: int | None) -> None:
             records = shipped_records(name)
             click.echo(f"{name}\n{'=' * len(name)}\n{tables.stands_on(records)}\n\n{tables.describe(records, best)}\n")
         return
-    if not store.exists():
-        raise ValueError(f"{store} is not there: give a sweep's folder or file, or \"shipped\" for the package's own records")
     path = store / FILE_NAME if store.is_dir() else store
-    if not path.exists():
-        raise ValueError(f"{store} has no {FILE_NAME}")
     if not path.is_file():
-        raise ValueError(f"{path} is no plain file")
+        raise ValueError(f"{path} is no file: give a sweep's folder or file, or \"shipped\" for the package's own records")
     click.echo(tables.describe(load_records(path), best))
 
 
@@ -260,21 +202,12 @@ def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
     from shallowpaths.bench import rows as bench  # imports torch, which --help and mistakes need not wait for
 
-    _check_writable(output)
+    if output.exists() and not output.is_file():
+        raise ValueError(f"--output {output} is no plain file")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=output.parent).close()  # so that no hour of measuring ends in an error
     results = bench.run(only, device)
     says = {True: "yes", False: "no", None: ""}
     rows = [(r.name, r.device, f"{r.value:.3f}", r.target or "", says[r.holds], r.detail) for r in results]
     click.echo(tabulate(rows, headers=("row", "device", "value", "target", "holds", "detail"), disable_numparse=True))
     bench.write(results, output)
-
-
-def _check_writable(file: Path) -> None:
-    """Make the file's folder and write there once, so that no hour of measuring ends in an error."""
-    if file.exists() and not file.is_file():
-        raise ValueError(f"--output {file} is no plain file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"--output {file} cannot be written: {error.strerror or error}") from error

@@ -6,7 +6,6 @@ ROWS. A row without a target is there to be read.
 
 import json
 import multiprocessing
-import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.bench import steps as training
-from shallowpaths.bench.timing import PAIRS, ratio
+from shallowpaths.bench.steps import PAIRS, ratio
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
@@ -140,11 +139,8 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
 
 
 def write(results: Sequence[Result], path: Path) -> None:
-    """Write the results as a JSON list, whole or not at all; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    unfinished.replace(path)
+    """Write the results as a JSON list."""
+    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 def _network_and_images(device: torch.device, depth: int, width: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
@@ -181,5 +177,4 @@ def _peak_bytes(device: torch.device) -> float:
     if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * float(line.split()[1])
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return unit * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS

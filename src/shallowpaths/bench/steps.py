@@ -1,31 +1,35 @@
-"""What a training step costs: ours beside the least that it could cost, and beside what is usually written."""
+"""What a training step costs: ours beside the least that it could cost, and beside what is usually written.
+
+Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
+"""
 
 import dataclasses
 import os
 import statistics
 import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shallowpaths._device import arithmetic
-from shallowpaths.bench.timing import (
-    PAIRS,
-    Measured,
-    Pictures,
-    StepRun,
-    random_images,
-    range_words,
-    ratio,
-    seconds,
-    turn,
-)
+from shallowpaths import data as datasets
+from shallowpaths._device import arithmetic, synchronize
+from shallowpaths._torchvision import import_torchvision
+from shallowpaths.data import Dataset
+from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.runs import LaneRuns, build
+from shallowpaths.training.runs import LaneRuns, Run, build
 from shallowpaths.training.steps import StepOptions, default_options, recorded
 
+Measured = tuple[float, str]
+PAIRS = 7
+IN_A_ROW = 10  # steps that a GPU does in one turn
+IMAGES = 10_000
 BATCHES = 8  # whose images are made in one turn
 CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
 
@@ -86,25 +90,20 @@ def measure_augment_over_torchvision(device: torch.device) -> Measured:
 
 def measure_depth_1000_over_eager(device: torch.device) -> Measured:
     """Steps per second at depth 1000 with this device's defaults over those of the same step in eager mode."""
-    data, config = random_images(device), CONFIG.replace(depth=1000)
     uncompiled = dataclasses.replace(default_options(device), compiled=False, graph=False)
-    ours, eager = StepRun(config, data), StepRun(config, data, uncompiled)
-    return ratio(eager.take, ours.take, device, f"WRN-1000-1, batch {config.batch_size}")
+    return _two_runs(device, {"depth": 1000}, {"depth": 1000}, options=uncompiled)
 
 
 def measure_settings(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS) -> Measured:
     """Seconds of a step with the settings `above` over those of one with `below`."""
-    data = random_images(device)
-    ours, other = (StepRun(CONFIG.replace(**settings), data) for settings in (above, below))
-    return ratio(ours.take, other.take, device, "WRN-16-1, batch 128", pairs)
+    return _two_runs(device, above, below, pairs)
 
 
 def measure_seconds_per_block(device: torch.device) -> Measured:
     """Seconds a block at depth 1000 over those at depth 100."""
-    data, config = random_images(device), CONFIG.replace(batch_size=16)
-    deep, shallow = (StepRun(config.replace(depth=depth), data) for depth in (1000, 100))
-    value, detail = ratio(deep.take, shallow.take, device, "steps at depth 1000 over 100, batch 16", pairs=3)
-    return value * shallow.config.blocks / deep.config.blocks, detail
+    deep, shallow = ({"depth": depth, "batch_size": 16} for depth in (1000, 100))
+    value, detail = _two_runs(device, deep, shallow, pairs=3)
+    return value * blocks_of(100) / blocks_of(1000), detail
 
 
 def measure_compile(device: str, depth: int) -> float:
@@ -146,6 +145,15 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
 
 
+def _two_runs(
+    device: torch.device, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, options: StepOptions | None = None
+) -> Measured:
+    """Seconds of a step with some settings, and the first one's options, over those of a step with others."""
+    data = random_images(device)
+    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
+    return ratio(one.take, other.take, device, f"WRN-{one.config.depth}-1, batch {one.config.batch_size}", pairs)
+
+
 def _usual_step(
     network: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], device: torch.device
 ) -> None:
@@ -153,3 +161,80 @@ def _usual_step(
     optimizer.zero_grad()
     F.cross_entropy(network(pictures), labels).backward()
     optimizer.step()
+
+
+def random_images(device: torch.device) -> Dataset:
+    """A data set of CIFAR-10's shape."""
+    return datasets.noise("cifar10", IMAGES).to(device)
+
+
+def turn(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call of `work`. A GPU does several in a row, so that starting and waiting cost next to nothing."""
+    if device.type == "cpu":
+        return seconds(work, device)
+    return seconds(lambda: [work() for _ in range(IN_A_ROW)], device) / IN_A_ROW
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `work`, to the end of what it gave the device to do."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+class StepRun:
+    """A run's steps, one at a time."""
+
+    def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
+        self.config, self.run = config, Run(config, data, options=options)
+        self.step, (times,) = self.run.step, self.run.timetables
+        self.run.network.train()
+        self.batches = times.batches(0, data)
+        self.number = 0
+
+    def make_batches(self, count: int) -> None:
+        """The images of the epoch's first `count` batches, one batch after the other."""
+        for part in zip(*(part[:count] for part in self.batches), strict=True):
+            self.step.batch(*part)
+
+    def take(self) -> None:
+        """The next step."""
+        self.step.take(*(part[self.number % len(part)] for part in self.batches), self.config.learning_rate)
+        self.number += 1
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images as torchvision hands them out: from PIL, each through its own transforms."""
+
+    def __init__(self, data: Dataset, count: int):
+        transforms = import_torchvision("transforms")
+        self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
+        self.labels = data.train_labels[:count].tolist()
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))  # of pixels from 0 to 1
+        self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image  # torchvision brings it
+
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def ratio(
+    above: Callable[[], object], below: Callable[[], object], device: torch.device, what: str, pairs: int = PAIRS
+) -> Measured:
+    """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
+    taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
+    ratios = [a / b for a, b in taken]
+    middle = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
+    return statistics.median(ratios), f"{what}; {' over '.join(f'{m:.2f}' for m in middle)} ms; {range_words(ratios)}"
+
+
+def range_words(ratios: list[float]) -> str:
+    """How many pairs there were, and their smallest and largest ratio."""
+    return f"{len(ratios)} pairs from {min(ratios):.2f} to {max(ratios):.2f}"

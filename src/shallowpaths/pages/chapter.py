@@ -33,15 +33,12 @@ class Chapter:
     device: torch.device
     checked: list[claims.Claim] = field(default_factory=list, repr=False)
 
-    def pick(self, **by_profile: Any) -> Any:
-        """The value for this chapter's profile; every profile must be given one.
+    def pick(self, *, quick: Any, gpu: Any, paper: Any) -> Any:
+        """The value for this chapter's profile.
 
         >>> chapter.pick(quick=5, gpu=20, paper=200)
         """
-        missing, unknown = set(PROFILES) - set(by_profile), set(by_profile) - set(PROFILES)
-        if missing or unknown:
-            raise ValueError(f"give one value for each profile, {', '.join(PROFILES)}: not {', '.join(by_profile)}")
-        return by_profile[self.profile]
+        return {"quick": quick, "gpu": gpu, "paper": paper}[self.profile]
 
     def answer(self, text: str, figure: BookFigure) -> "Answer":
         """The chapter's answer in one minute, folded, so that a reader can guess first: three sentences and a figure."""
@@ -50,12 +47,30 @@ class Chapter:
     def check(
         self, name: str, *, predicted: claims.Numbers, measured: claims.Numbers, tolerance: claims.Numbers, **facts: Any
     ) -> None:
-        """Note whether every measured number lies within `tolerance` of the predicted one; see `claims.compared`."""
-        self.checked.append(claims.compared(name, predicted, measured, tolerance, **facts))
+        """Note whether every measured number lies within `tolerance` of the predicted one, in absolute terms.
+
+        Args:
+            name: in the ledger. facts: what its sentences have in curly brackets.
+            predicted, measured, tolerance: numbers, or arrays that broadcast to one shape. What is not finite does not hold.
+
+        Raises:
+            ValueError: no such claim; a fact is missing; a tolerance that is negative or not finite, or nothing measured.
+        """
+        columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
+        wanted, found, allowed = np.broadcast_arrays(*columns)
+        if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
+            raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
+        with np.errstate(invalid="ignore"):
+            holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
+        made = claims.claim(name, facts, predicted, measured, tolerance, holds)
+        if made.found == "differs" and not np.isfinite(found).all():
+            raise ValueError(f"claim {name}: what is not finite was not measured, and shows no difference")
+        self.checked.append(made)
 
     def check_true(self, name: str, *, holds: bool | np.bool_, measured: str, **facts: Any) -> None:
         """Note whether a claim holds whose answer is yes or no. measured: what was seen, with its numbers, in words."""
-        self.checked.append(claims.judged(name, holds, measured, **facts))
+        checks.flag(f"holds of claim {name}", holds)
+        self.checked.append(claims.claim(name, facts, None, measured, None, bool(holds)))
 
     def claims(self, page: str, without: Collection[str] = ()) -> claims.ClaimTable:
         """All claims that the chapter has checked, as a table: its last line.
@@ -67,7 +82,17 @@ class Chapter:
         Raises:
             ClaimFailed: one has another verdict than stated, or the page has one that was not checked; the table is shown first.
         """
-        return claims.ClaimTable.of(page, self.checked, without)
+        stated = {name: fields["page"] for name, fields in claims.ledger().items()}
+        checks.one_of("page of the ledger", page, dict.fromkeys(stated.values()))
+        table, known = claims.ClaimTable(tuple(self.checked)), {claim.name for claim in self.checked} | set(without)
+        failed = [f"{c.id} {'holds' if c.holds else 'does not hold'}: {c.statement}" for c in self.checked if not c.stands]
+        failed += [f"{name} was not checked" for name in stated if stated[name] == page and name not in known]
+        if failed:
+            from IPython.display import display  # only a notebook needs it
+
+            display(table)
+            raise claims.ClaimFailed("; ".join(failed))
+        return table
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,18 @@ import functools
 import html
 import math
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from shallowpaths.theory.checks import flag, one_of
+from shallowpaths.theory.checks import one_of
 
 MIME = "application/vnd.shallowpaths.claims+json"
 FOLDER = Path(__file__).parent / "ledger"
 FIELDS = ("whose", "statement", "prediction", "tolerance")
-FOUND = ("holds", "differs")
 
 Numbers = float | Sequence[float] | np.ndarray
 
@@ -86,58 +85,24 @@ class Claim:
 
 @functools.cache
 def ledger() -> dict[str, dict[str, str]]:
-    """Every claim of the book as it is stated, by name, with the page of `ledger/` on which it stands as "page".
-
-    Raises:
-        ValueError: a claim lacks a field, has an unknown one, or stands on two pages.
-    """
-    stated: dict[str, dict[str, str]] = {}
-    for page in sorted(FOLDER.glob("*.toml")):
-        for name, fields in tomllib.loads(page.read_text(encoding="utf-8")).items():
-            if set(fields) - {"found"} != set(FIELDS):
-                raise ValueError(f"claim {name!r} has the fields {', '.join(fields)}, not {', '.join(FIELDS)}")
-            if name in stated:
-                raise ValueError(f"claim {name!r} stands on the pages {stated[name]['page']} and {page.stem}")
-            one_of(f"found of claim {name}", fields.setdefault("found", "holds"), FOUND)
-            stated[name] = fields | {"page": page.stem}
-    return stated
+    """Every claim of the book as it is stated, by name, with the page of `ledger/` on which it stands as "page"."""
+    return {
+        name: {"found": "holds", "page": page.stem} | fields
+        for page in sorted(FOLDER.glob("*.toml"))
+        for name, fields in tomllib.loads(page.read_text(encoding="utf-8")).items()
+    }
 
 
-def compared(name: str, predicted: Numbers, measured: Numbers, tolerance: Numbers, **facts: Any) -> Claim:
-    """A claim about numbers: every measured one lies within `tolerance` of the predicted one, in absolute terms.
-
-    Args:
-        name: in the ledger. facts: what its sentences have in curly brackets.
-        predicted, measured, tolerance: numbers, or arrays that broadcast to one shape. What is not finite does not hold.
-
-    Raises:
-        ValueError: no such claim; a fact is missing; a tolerance that is negative or not finite, or nothing measured.
-    """
-    columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
-    wanted, found, allowed = np.broadcast_arrays(*columns)
-    if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
-        raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
-    if name in ledger() and ledger()[name]["found"] == "differs" and not np.isfinite(found).all():
-        raise ValueError(f"claim {name}: what is not finite was not measured, and shows no difference")
-    with np.errstate(invalid="ignore"):
-        holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
-    return _claim(name, facts, *map(_plain, (predicted, measured, tolerance)), holds)
-
-
-def judged(name: str, holds: bool | np.bool_, measured: str, **facts: Any) -> Claim:
-    """A claim whose answer is yes or no; arguments and errors as `compared`. measured: what was seen, with its numbers."""
-    flag(f"holds of claim {name}", holds)
-    return _claim(name, facts, None, measured, None, bool(holds))
-
-
-def _claim(name: str, facts: dict[str, Any], *values: Any) -> Claim:
+def claim(name: str, facts: dict[str, Any], predicted: Numbers | None, measured: Any, tolerance: Numbers | None, holds: bool) -> Claim:
+    """The claim of that name in the ledger, with its facts and numbers; arguments and errors as `Chapter.check`."""
     one_of("claim", name, ledger())
     stated = ledger()[name]
     try:
         said = [stated[field].format(**facts) for field in FIELDS]
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    return Claim(name, *said, *values, stated["found"])
+    numbers = (value if value is None or isinstance(value, str) else _plain(value) for value in (predicted, measured, tolerance))
+    return Claim(name, *said, *numbers, holds, stated["found"])
 
 
 @dataclass(frozen=True)
@@ -145,25 +110,6 @@ class ClaimTable:
     """Checked claims, one a row."""
 
     claims: tuple[Claim, ...]
-
-    @classmethod
-    def of(cls, page: str, checked: Sequence[Claim], without: Collection[str] = ()) -> Self:
-        """The table, if all are as stated and none of the ledger's page is missing; else it is shown, and ClaimFailed raised."""
-        one_of("page of the ledger", page, tuple(dict.fromkeys(stated["page"] for stated in ledger().values())))
-        table = cls(tuple(checked))
-        known = {claim.name for claim in checked} | set(without)
-        failed = [
-            f"{claim.id} {'holds' if claim.holds else 'does not hold'}: {claim.statement}" for claim in checked if not claim.stands
-        ]
-        failed += [
-            f"{name} was not checked" for name, stated in ledger().items() if stated["page"] == page and name not in known
-        ]
-        if failed:
-            from IPython.display import display  # only a notebook needs it
-
-            display(table)
-            raise ClaimFailed("; ".join(failed))
-        return table
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         rows = "".join(f"<tr>{''.join(_cell(c, *item) for item in c.cells.items())}</tr>" for c in self.claims)

@@ -15,26 +15,20 @@ _NUMBER = re.compile(r"[-+−]?[\d.]+(e[-+]?\d+)?( ± [\d.]+)?|–|inf|nan")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headers; Jupyter shows it."""
+    """A table for a page and in plain text; Jupyter shows it."""
 
-    rows: tuple[tuple[Any, ...], ...]
-    headers: tuple[str, ...]
-
-    def text(self, form: str) -> str:
-        """The table in one of tabulate's formats. Digits stay as they are given; columns of numbers go to the right."""
-        numbers = [all(_NUMBER.fullmatch(str(row[i])) for row in self.rows) for i in range(len(self.headers))]
-        sides = ["right" if number else "left" for number in numbers]
-        return tabulate(self.rows, self.headers, form, disable_numparse=True, colalign=sides)
+    html: str
+    plain: str
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        return {"text/html": f'<div class="book-table">{self.text("html")}</div>', "text/plain": repr(self)}
+        return {"text/html": f'<div class="book-table">{self.html}</div>', "text/plain": self.plain}
 
     def __repr__(self) -> str:
-        return self.text("simple")
+        return self.plain
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Table:
-    """A table; columns of numbers are aligned to the right.
+    """A table; columns of numbers are aligned to the right, and their digits stay as they are given.
 
     Args:
         rows: a cell for each header; None is shown as a dash.
@@ -48,7 +42,9 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3
     ]
     if not listed or any(len(row) != len(headers) for row in listed):
         raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
-    return Table(tuple(listed), tuple(headers))
+    numbers = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*listed, strict=True)]
+    look = {"disable_numparse": True, "colalign": ["right" if number else "left" for number in numbers]}
+    return Table(*(tabulate(listed, headers, form, **look) for form in ("html", "simple")))
 
 
 def paper_table(records: Iterable[RunRecord]) -> Table:

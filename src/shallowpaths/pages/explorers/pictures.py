@@ -2,7 +2,6 @@
 
 import html
 import io
-import itertools
 import math
 import re
 import zlib
@@ -31,7 +30,7 @@ class Series:
     Attributes:
         kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "open" (hollow ones),
             "cross" (crosses), "band" (shaded from `y` to `top`) or "mean" (a vertical line at each x).
-        name: what the legend calls it.
+        name: what the legend calls it; once, where several curves have it.
         x, y, top: of equal length; `y` is empty for "mean", `top` for all but "band". Points that are not finite are
             left out.
         recipe: whose colour and marker it has; none for theory and band.
@@ -59,14 +58,13 @@ class Series:
         return {"band": ("x", "y", "top"), "mean": ("x",)}.get(self.kind, ("x", "y"))
 
     @property
-    def style(self) -> dict[str, Any]:
-        """How it is drawn: name, kind, and the recipe's colour and marker."""
+    def packed(self) -> dict[str, Any]:
+        """What the book's script draws it from; four significant digits, which no eye tells from more."""
         own = style_of(self.recipe) if self.recipe else {}
-        look = {"color": own.get("color", "currentColor"), "marker": own.get("marker", "o")}
-        if self.kind == "cross":
-            look["marker"] = "x"
-        hollow = self.kind == "open" or own.get("markerfacecolor") == "none"
-        return {"name": self.name, "kind": self.kind, **look, "hollow": hollow}
+        look = {"color": own.get("color", "currentColor"), "marker": "x" if self.kind == "cross" else own.get("marker", "o")}
+        look["hollow"] = self.kind == "open" or own.get("markerfacecolor") == "none"
+        columns = {name: [float(f"{value:.4g}") for value in getattr(self, name)] for name in self.columns}
+        return {"name": self.name, "kind": self.kind} | look | columns
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,17 @@ class Picture:
             "y": Axis(self.y_label, self.log_y, self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)),
         }
 
+    @property
+    def packed(self) -> dict[str, Any]:
+        """What the book's script draws it from."""
+        axes = {name: axis.packed for name, axis in self.axes.items()}
+        return axes | {"series": [s.packed for s in self.series], "words": self.words}
+
     def svg(self) -> str:
         """The picture as an inline SVG in the colour of the page's text: the same for light and dark pages."""
         ink = {f"{part}.color": _INK for part in ("text", "xtick", "ytick")}
-        ink |= {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "svg.fonttype": "none", "svg.hashsalt": "explorer"}
-        ink |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}
+        ink |= {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "axes.spines.top": False, "axes.spines.right": False}
+        ink |= {"font.size": 11, "svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
         with mpl.rc_context(ink):
             figure = Figure(figsize=(6.4, 3.9))
             axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
@@ -112,7 +116,8 @@ class Picture:
             for name, axis in self.axes.items():
                 _set_axis(axes, name, axis)
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
-            axes.legend(frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
+            named = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+            axes.legend(named.values(), named.keys(), frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.words)
@@ -132,42 +137,35 @@ class Axis:
         low, high = self.limits
         if not self.log:
             return [float(f"{tick:.6g}") for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        step = math.ceil(len(decades) / 8)
-        powers = [float(f"1e{decade}") for decade in decades if decade % step == 0 and decade <= 308]
-        powers = [tick for tick in powers if 0.999 * low <= tick <= 1.001 * high]
-        if len(powers) > 2:
-            return powers
+        decades = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), 307) + 1)
+        powers = [float(f"1e{decade}") for decade in decades if decade % math.ceil(len(decades) / 8) == 0]
         fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-        return [tick for tick in fine if 0.999 * low <= tick <= 1.001 * high] or [low, high]
+        for ticks in (powers, fine):
+            inside = [tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high]
+            if len(inside) > 2:
+                break
+        return inside or [low, high]
 
     @property
     def packed(self) -> dict[str, Any]:
         """What the book's script draws it from."""
-        ticks = self.ticks
         limits = {"label": self.label, "log": self.log, "limits": self.limits}
-        return limits | {"ticks": ticks, "words": list(map(spoken, ticks))}
+        return limits | {"ticks": self.ticks, "words": list(map(spoken, self.ticks))}
 
 
-def spoken(value: float, digits: int = 3) -> str:
-    """A number for readers: "0.25", "1500", "3.2·10¹⁸"."""
+def spoken(value: float) -> str:
+    """A number of three digits for readers: "0.25", "1500", "3.2·10¹⁸"."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{float(f'{value:.{digits}g}'):g}"
-    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, _, power = f"{value:.2e}".partition("e")
     mantissa = f"{float(mantissa):g}"
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
 
 
-def thin(blocks: int, dense: int = 16, per_octave: int = 9) -> np.ndarray:
-    """Block numbers 1 ... blocks that a picture shows: all at first, then `per_octave` in each doubling, and the powers of 2.
-
-    A deeper network's numbers begin with those of a shallower one, so that their curves can share their data.
-    """
-    octaves = np.arange(dense.bit_length() - 1, 40)
-    steps = np.round(2.0 ** (octaves[:, None] + np.arange(per_octave) / per_octave)).astype(int)
-    numbers = np.unique(np.concatenate([np.arange(1, dense + 1), steps.ravel(), [blocks]]))
-    return numbers[numbers <= blocks]
+def thin(blocks: int) -> np.ndarray:
+    """Block numbers 1 ... blocks that a picture shows: all at first, then at equal distances on a logarithmic axis."""
+    return np.unique(np.geomspace(1, blocks, 100).round().astype(int))
 
 
 def _limits(columns: list[np.ndarray], log: bool, room: float) -> tuple[float, float]:
@@ -207,15 +205,9 @@ def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
 
 
 def _inline(svg: str, words: str) -> str:
-    """matplotlib's SVG for use within a page: no prologue, no fixed size, no ids twice, the page's colour, a name."""
+    """matplotlib's SVG for use within a page: no prologue, no fixed size, the page's colour, a name, and of ids only those used."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    number = itertools.count()
-    names: dict[str, str] = {}
-    prefix = f"p{zlib.crc32(svg.encode()):08x}"
-    svg = re.sub(r' id="((?:figure|axes|patch|line2d|text|legend|matplotlib|[xy]tick|FillBetween)[^"]*)"', "", svg)
-    for name in re.findall(r' id="([^"]+)"', svg):
-        names.setdefault(name, f"{prefix}-{next(number)}")
-    svg = re.sub(r'((?: id="|#))([\w-]+)(?=["\)])', lambda m: m[1] + names.get(m[2], m[2]), svg)
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)
     head = f'<svg role="img" aria-label="{html.escape(words)}" style="max-width:100%;height:auto"'
     return svg.replace("<svg", head, 1)

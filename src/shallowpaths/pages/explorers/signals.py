@@ -1,4 +1,4 @@
-"""Explorers of the signal: variance, branch share and batch normalization's downscaling, block by block."""
+"""Explorers of the signal: variance, branch share and BN's downscaling, block by block; and how many branches its paths take."""
 
 import functools
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import ArrayLike
 
 from shallowpaths import theory
 from shallowpaths.measure import SignalStatistics, signal_statistics
@@ -19,9 +19,12 @@ from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
 from shallowpaths.theory.checks import one_of
 
 BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
+WIDTHS = (16, 64)
 ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 ACTIVATION_WORDS = {"linear": "linear", "relu": "ReLU"}
 DEEPEST = 1000
+POINTS = 100  # of a distribution of path lengths, at most
+VIEWS = {"near": "the lengths that matter", "all": "from 0 to d"}
 BATCH = 64  # Gaussian inputs, independent of each other
 QUANTITIES = {
     "skip_variance": "skip variance Var(xˡ)",
@@ -37,9 +40,7 @@ def signal_explorer(
     recipes: Sequence[str] = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"),
     quantities: Sequence[str] = ("skip_variance", "branch_share"),
     *,
-    widths: Sequence[int] = (16, 64),
     blocks: Sequence[int] = BLOCKS,
-    alphas: Sequence[float] = ALPHAS,
     measured_blocks: int = 128,
     seed: int = 0,
     start: Mapping[str, Any] | None = None,
@@ -50,7 +51,7 @@ def signal_explorer(
     Args:
         recipes: for the menu; "skipinit" has a slider for alpha.
         quantities: of QUANTITIES, for the menu.
-        widths, blocks, alphas: for the sliders.
+        blocks: for the slider.
         measured_blocks: real networks are built up to this depth; beyond, theory stands alone.
         seed: of the networks' weights and of the inputs.
         start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
@@ -59,18 +60,17 @@ def signal_explorer(
         one_of("quantity", quantity, QUANTITIES)
     controls = [
         menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
-        *recipe_controls(recipes, blocks, alphas),
+        *recipe_controls(recipes, blocks),
         menu("activation", "activation", ACTIVATION_WORDS, "relu"),
-        slider("width", "width", widths, widths[-1]),
+        slider("width", "width", WIDTHS, WIDTHS[-1]),
     ]
-    networks = Networks(measured_blocks, seed)
 
     def compute(
         quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
     ) -> Picture:
         chosen = recipe_of(recipe, alpha)
         line, band = predicted_quantity(chosen, quantity, blocks, activation, width)
-        seen = networks.measured(chosen, quantity, blocks, activation, width)
+        seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
         said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks of width {width}"
         words = f"{said}. {_words(quantity, line, seen)}"
         log_x = chosen.normalizes_branch or quantity == "branch_share"
@@ -81,24 +81,45 @@ def signal_explorer(
     return Explorer(title, controls, compute, start)
 
 
-def downscaling_explorer(
-    recipes: Sequence[str] = ("batchnorm", "batchnorm-on-skip", "zero-gamma"), **options: Any
+def path_explorer(
+    recipes: Sequence[str] = ("batchnorm", "unnormalized", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"),
+    *,
+    measured: Mapping[tuple[str, str, int], ArrayLike | Sequence[ArrayLike]] | None = None,
+    blocks: Sequence[int] = BLOCKS,
+    start: Mapping[str, Any] | None = None,
 ) -> Explorer:
-    """By how much batch normalization scales each branch down, and what comes of it; options as `signal_explorer`."""
-    options.setdefault("quantities", ("downscaling", "skip_variance", "branch_share"))
-    options.setdefault("title", "Batch normalization divides the branch by √Var(xˡ)")
-    return signal_explorer(recipes, **options)
+    """The share of the signal that paths of each length carry, with the mean length marked.
+
+    Args:
+        recipes: for the menu; "skipinit" has a slider for alpha.
+        measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it:
+            shares of lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut.
+        blocks: for the slider.
+        start: values of controls at first, by name: recipe, alpha, blocks, activation, view.
+    """
+    controls = [
+        *recipe_controls(recipes, blocks),
+        menu("activation", "activation", ACTIVATION_WORDS, "relu"),
+        menu("view", "lengths", VIEWS),
+    ]
+    spectra = {key: list(np.atleast_2d(value)) for key, value in (measured or {}).items()}
+
+    def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
+        chosen = recipe_of(recipe, alpha)
+        probability = forward_signal(chosen, blocks, activation).path_probability[:blocks]
+        said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
+        return _picture(recipe, probability, spectra.get((chosen.name, activation, blocks), []), said, view)
+
+    return Explorer("Path lengths: through how many branches does the signal go?", controls, compute, start)
 
 
-def recipe_controls(recipes: Sequence[str], blocks: Sequence[int], alphas: Sequence[float]) -> list[Control]:
+def recipe_controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
     """A menu of recipes, alpha where SkipInit is among them, and the number of blocks."""
     for name in recipes:
         get_recipe(name)
-    if not np.isfinite(alphas).all():
-        raise ValueError(f"alphas are {tuple(alphas)}: an alpha that is nan or infinite cannot be")
     chosen = [menu("recipe", "recipe", recipes)]
     if "skipinit" in recipes:
-        chosen.append(slider("alpha", "alpha", alphas, only={"recipe": ("skipinit",)}))
+        chosen.append(slider("alpha", "alpha", ALPHAS, only=("recipe", "skipinit")))
     return [*chosen, slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])]
 
 
@@ -117,15 +138,13 @@ def depends_on_depth(recipe: Recipe) -> bool:
     return recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
 
 
-@functools.lru_cache(maxsize=512)
-def predicted_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
-    """What theory says of a ResidualMLP of this recipe, without building it."""
-    return signal_of_recipe(recipe, blocks, activation=activation)
+predicted_signal = functools.lru_cache(maxsize=512)(signal_of_recipe)
 
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
     """A prediction whose first `blocks` entries hold for that many blocks, forward: from one deep network where it can be."""
-    return predicted_signal(recipe, blocks if depends_on_depth(recipe) else max(blocks, DEEPEST), activation)
+    deep = blocks if depends_on_depth(recipe) else max(blocks, DEEPEST)
+    return predicted_signal(recipe, deep, activation=activation)
 
 
 @functools.lru_cache(maxsize=512)
@@ -148,45 +167,29 @@ def predicted_quantity(
         return line, tuple(factor[:blocks] ** _BAND[quantity] * line for factor in (low, high))
 
 
-class Networks:
-    """Real networks at initialization, measured when first asked for.
+@functools.cache
+def _statistics(recipe: Recipe, blocks: int, activation: str, width: int, seed: int) -> SignalStatistics:
+    """Those of a real network at initialization."""
+    weights = torch.Generator().manual_seed(seed + 1)
+    network = ResidualMLP(2 * blocks + 4, width, recipe.name, inputs=width, activation=activation, generator=weights)
+    return signal_statistics(network, torch.randn(BATCH, width, generator=torch.Generator().manual_seed(seed)))
 
-    A block at initialization knows nothing of those after it. So one deep network, cut, stands for every depth, and
-    SkipInit's alpha is set in the same network.
+
+def measured_quantity(
+    recipe: Recipe, quantity: str, blocks: int, activation: str, width: int, deepest: int, seed: int
+) -> np.ndarray | None:
+    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is or the block at which float32 overflows.
+
+    A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where the
+    recipe depends on the depth and no network is that deep.
     """
-
-    def __init__(self, deepest: int, seed: int):
-        self.deepest, self.seed = deepest, seed
-        self._build = functools.lru_cache(maxsize=4)(self._build_deepest)
-        self._measure = functools.lru_cache(maxsize=None)(self._measure_first)
-
-    def measured(self, recipe: Recipe, quantity: str, blocks: int, activation: str, width: int) -> np.ndarray | None:
-        """A quantity for l = 1 ... d, or up to the deepest block there is or the block at which float32 overflows.
-
-        None where the recipe depends on the depth and no network is that deep.
-        """
-        own = depends_on_depth(recipe)
-        if own and blocks > self.deepest:
-            return None
-        statistics = self._measure(recipe, blocks if own else self.deepest, activation, width)
-        values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
-        broken = ~np.isfinite(values)
-        return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
-
-    def _measure_first(self, recipe: Recipe, blocks: int, activation: str, width: int) -> SignalStatistics:
-        alpha = recipe.initial_alpha(blocks)
-        fixup = "depth rescaling" in recipe.fixup
-        network = self._build(recipe.name if alpha is None else "skipinit-1", blocks if fixup else self.deepest,
-                              activation, width)  # fmt: skip
-        if alpha is not None:
-            for block in network.blocks:
-                nn.init.constant_(block.scale.alpha, alpha)
-        inputs = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(self.seed))
-        return signal_statistics(nn.Sequential(network.input_layer, network.blocks[:blocks]), inputs)
-
-    def _build_deepest(self, recipe: str, blocks: int, activation: str, width: int) -> ResidualMLP:
-        weights = torch.Generator().manual_seed(self.seed + 1)
-        return ResidualMLP(2 * blocks + 4, width, recipe, inputs=width, activation=activation, generator=weights)
+    own = depends_on_depth(recipe)
+    if own and blocks > deepest:
+        return None
+    statistics = _statistics(recipe, blocks if own else deepest, activation, width, seed)
+    values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
+    broken = ~np.isfinite(values)
+    return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
 
 
 def _series(
@@ -213,3 +216,29 @@ def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
         return f"{words}; not measured at this depth."
     last = "" if len(seen) == len(line) else ", the last one measured"
     return f"{words}; measured {ends[1]} at block {len(seen)}{last}."
+
+
+def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], said: str, view: str) -> Picture:
+    shares = theory.path_length_distribution(probability)
+    mean, blocks = theory.mean_path_length(probability), len(probability)
+    lengths = _lengths(shares)
+    mean_line = Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)
+    series = [mean_line, Series("theory", "predicted", lengths, shares[lengths])]
+    words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
+    for row in measured:
+        seen = lengths[lengths < len(row)]
+        series.append(Series("measured", f"measured, {recipe}", seen, row[seen], recipe=recipe))
+    if measured:
+        means = [float(np.arange(len(row)) @ row / row.sum()) for row in measured]
+        words += f", measured {' and '.join(spoken(m) for m in means[:3])}"
+    low, high = np.searchsorted(np.cumsum(shares), (0.05, 0.95))
+    words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
+    limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
+    return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
+
+
+def _lengths(shares: np.ndarray) -> np.ndarray:
+    """The lengths that carry more than a thousandth of the largest share, and one more; every n-th where there are many."""
+    carrying = np.flatnonzero(shares > 1e-3 * shares.max())
+    first, last = max(0, carrying[0] - 1), min(len(shares) - 1, carrying[-1] + 1)
+    return np.arange(first, last + 1, max(1, -(-(last - first) // POINTS)))

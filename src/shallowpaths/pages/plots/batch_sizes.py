@@ -1,48 +1,26 @@
 """Accuracy and learning rates against batch size, each at the rate chosen for it."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shallowpaths.experiments.records import (
-    STABLE_ERROR,
-    BestRate,
-    Point,
-    best_rate,
-    final_train_loss,
-    group_by,
-    summarise,
-    validation_error,
-)
-from shallowpaths.pages.plots.drawing import (
-    CHANCE,
-    CROSS,
-    all_records,
-    legend_below,
-    legend_beside,
-    log_axis_at,
-    new_axes,
-    panels_beside,
-    predict,
-    rate_words,
-    style_of,
-)
+from shallowpaths.experiments import records as experiments
+from shallowpaths.experiments.records import STABLE_ERROR, BestRate, Point, best_rate, group_by
+from shallowpaths.pages.plots import drawing
+from shallowpaths.pages.plots.drawing import CROSS, GUESSED, predict, style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.training.record import RunRecord
 
 DASHES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # "--" is the largest stable rate's
 APART = 2**0.07  # the factor by which the marks of two recipes are moved apart, so that bars can be told apart
-GUESSED = 10.0  # per cent of ten classes
 RING = "ring: on the grid's edge"
-Chosen = dict[str, dict[int, BestRate]]
+BySize = dict[int, BestRate]
 
 
-def accuracy_by_batch_size(
-    records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None, stable_below: float = STABLE_ERROR
-) -> BookFigure:
+def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None) -> BookFigure:
     """Test accuracy, and beside it the final training loss, against batch size; one colour a recipe.
 
     Both are those of the runs at the rate that the validation split chose, mean and standard deviation over their seeds. A ring
@@ -51,37 +29,35 @@ def accuracy_by_batch_size(
     Args:
         predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean of what was measured
             up to there.
-        stable_below: as for `best_rate`, by validation error.
 
     Raises:
         ValueError: no record, one without a validation split, or settings other than recipe, batch size, rate and seed that differ.
     """
-    runs = all_records(records)
-    chosen = chosen_by_size(runs, lambda group: best_rate(group, validation_error, stable_below))
-    points = _points(runs, chosen)
-    sizes = sorted({r.config.batch_size for r in runs})
+    runs = drawing.all_records(records)
+    chosen = _chosen_by_size(runs, lambda group: best_rate(group, experiments.validation_error, STABLE_ERROR))
+    points = {name: _points(runs, name, by_size) for name, by_size in chosen.items()}
 
     def draw() -> Figure:
-        figure, (accuracy, loss) = panels_beside(2, 9.4, 4.6)
-        for place, (name, by_size) in enumerate(points.items()):
-            spread = [100 * (p.accuracy_std or 0.0) for p in by_size.values()]
-            values = [100 * p.accuracy for p in by_size.values()], [p.train_loss for p in by_size.values()]
-            at = _moved(by_size, place, len(points))
-            accuracy.errorbar(at, values[0], spread if any(spread) else None, **style_of(name), label=name, capsize=3)
-            loss.plot(at, values[1], **style_of(name))
-            for axes, heights in zip((accuracy, loss), values, strict=True):
-                ring(axes, at, heights, [chosen[name][size] for size in by_size], style_of(name)["color"])
-            if failed := [size for size in chosen[name] if size not in by_size]:
+        figure, (accuracy, loss) = drawing.new_axes(2, (4.7, 4.6), sharey=False)
+        for place, (name, at_size) in enumerate(points.items()):
+            at = _moved(at_size, place, len(points))
+            drawing.accuracies_with_spread(accuracy, name, at_size, at)
+            losses = [p.train_loss for p in at_size.values()]
+            loss.plot(at, losses, **style_of(name))
+            for axes, heights in ((accuracy, [100 * p.accuracy for p in at_size.values()]), (loss, losses)):
+                _ring(axes, name, zip(at, heights, (chosen[name][size] for size in at_size), strict=True))
+            if failed := [size for size in chosen[name] if size not in at_size]:
                 look = style_of(name) | CROSS | {"linestyle": "none", "label": f"{name}: no rate trained"}
                 accuracy.plot(_moved(failed, place, len(points)), [GUESSED] * len(failed), **look)
-                accuracy.axhline(GUESSED, **CHANCE)
-        for number, line in enumerate(_flat_lines(points, predicted or {})):
-            predict(accuracy, *line, label=None if number else "predicted: the batch size does not matter")
+                drawing.draw_guessing(accuracy, GUESSED)
+        lines = (_flat_line(points.get(name, {}), border) for name, border in (predicted or {}).items())
+        for number, line in enumerate(filter(None, lines)):
+            predict(accuracy, line, label=None if number else "predicted: the batch size does not matter")
         accuracy.set(ylabel="test accuracy, %")
         loss.set(ylabel="final training loss")
         for axes in (accuracy, loss):
-            size_axis(axes, sizes)
-        legend_below(figure, (accuracy, loss), 3)
+            _size_axis(axes, runs)
+        drawing.legend_below(figure, (accuracy, loss), 3)
         return figure
 
     said = "; ".join(
@@ -96,7 +72,7 @@ def rate_by_batch_size(
     *,
     guessing: float,
     predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    criterion: Callable[[RunRecord], float] = final_train_loss,
+    criterion: Callable[[RunRecord], float] = experiments.final_train_loss,
 ) -> BookFigure:
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 
@@ -107,69 +83,75 @@ def rate_by_batch_size(
         predicted: batch sizes and the rates predicted for them, by recipe or by a label of your own.
         criterion: what chooses: `final_train_loss` or `validation_error`.
     """
-    runs = all_records(records)
-    best = chosen_by_size(runs, lambda group: best_rate(group, criterion, guessing))
+    runs = drawing.all_records(records)
+    best = _chosen_by_size(runs, lambda group: best_rate(group, criterion, guessing))
+    trained = {name: _where_trained(by_size) for name, by_size in best.items()}
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        bars = "rates as good"
-        for place, (name, by_size) in enumerate(best.items()):
-            chosen = {size: b for size, b in by_size.items() if b.effective_rate is not None}
+        figure, (axes,) = drawing.new_axes(1)
+        for place, (name, chosen) in enumerate(trained.items()):
             at, rates = _moved(chosen, place, len(best)), [b.between_rates for b in chosen.values()]
+            colour = style_of(name)["color"]
             axes.plot(at, rates, **style_of(name), label=f"{name}: best")
-            ring(axes, at, rates, chosen.values(), style_of(name)["color"])
-            if wide := [(x, *b.as_good) for x, b in zip(at, chosen.values(), strict=True) if b.as_good[0] < b.as_good[1]]:
-                colour = style_of(name)["color"]
-                axes.vlines(*zip(*wide, strict=True), color=colour, linewidth=4, alpha=0.4, label=bars)
-                bars = None
-            dashed = {"color": style_of(name)["color"], "marker": "_", "markersize": 12, "linestyle": "--"}
+            _ring(axes, name, zip(at, rates, chosen.values(), strict=True))
+            for x, (low, high) in zip(at, (b.as_good for b in chosen.values()), strict=True):
+                if low < high:
+                    label = None if "rates as good" in axes.get_legend_handles_labels()[1] else "rates as good"
+                    axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.4, label=label)
+            dashed = {"color": colour, "marker": "_", "markersize": 12, "linestyle": "--"}
             axes.plot(at, [b.largest_stable for b in chosen.values()], **dashed, label=f"{name}: largest stable")
-        for dash, (name, (sizes, rates)) in zip(itertools.cycle(DASHES), (predicted or {}).items(), strict=False):
-            predict(axes, sizes, rates, label=f"{name}: best, predicted" if name in best else name, linestyle=dash)
+        for dash, (name, line) in zip(itertools.cycle(DASHES), (predicted or {}).items(), strict=False):
+            label = f"{name}: best, predicted" if name in best else name
+            predict(axes, dict(zip(*line, strict=True)), label=label, linestyle=dash)
         axes.set(ylabel="effective learning rate")
-        if any(b.effective_rate is not None for by_size in best.values() for b in by_size.values()):
+        if any(trained.values()):
             axes.set_yscale("log", base=2)
-        size_axis(axes, sorted({r.config.batch_size for r in runs}))
-        legend_beside(axes)
+        _size_axis(axes, runs)
+        drawing.legend_beside(axes)
         return figure
 
     said = "; ".join(
-        f"{name} at batch {size}: best {rate_words(b.effective_rate)}{_range_words(b)}, largest stable {rate_words(b.largest_stable)}"
+        f"{name} at batch {size}: best {drawing.rate_words(b.effective_rate)}{_range_words(b)}, "
+        f"largest stable {drawing.rate_words(b.largest_stable)}"
         for name, by_size in best.items()
         for size, b in by_size.items()
     )
     return BookFigure(draw, f"Effective learning rate by batch size. {said}.")
 
 
-def chosen_by_size(runs: list[RunRecord], choose: Callable[[list[RunRecord]], BestRate]) -> Chosen:
+def _chosen_by_size(runs: list[RunRecord], choose: Callable[[list[RunRecord]], BestRate]) -> dict[str, BySize]:
     """What `choose` says of each recipe and batch size, from the smallest batch to the largest."""
-    found: Chosen = {r.config.recipe: {} for r in runs}
+    found: dict[str, BySize] = {r.config.recipe: {} for r in runs}
     for (name, size), group in sorted(group_by(runs, "recipe", "batch_size").items(), key=lambda item: item[0][1]):
         found[name][size] = choose(group)
     return found
 
 
-def _points(runs: list[RunRecord], chosen: Chosen) -> dict[str, dict[int, Point]]:
-    """What the runs at each chosen rate say together; a batch size at which no rate trained has none."""
+def _where_trained(by_size: BySize) -> BySize:
+    """Without the batch sizes at which no rate trained."""
+    return {size: best for size, best in by_size.items() if best.effective_rate is not None}
+
+
+def _points(runs: list[RunRecord], name: str, by_size: BySize) -> dict[int, Point]:
+    """What the runs at each chosen rate say together."""
     groups = group_by(runs, "recipe", "batch_size", "effective_learning_rate")
     return {
-        name: {size: summarise(groups[name, size, b.effective_rate]) for size, b in by_size.items() if b.effective_rate is not None}
-        for name, by_size in chosen.items()
+        size: experiments.summarise(groups[name, size, best.effective_rate]) for size, best in _where_trained(by_size).items()
     }
 
 
-def ring(axes: Axes, x: Iterable[float], y: Iterable[float], chosen: Iterable[BestRate], colour: str) -> None:
+def _ring(axes: Axes, name: str, points: Iterable[tuple[float, float, BestRate]]) -> None:
     """A ring around each point whose rate lies on the grid's edge: many recipes' own marks are hollow."""
-    at = [(left, up) for left, up, best in zip(x, y, chosen, strict=True) if best.on_edge]
+    at = {x: y for x, y, best in points if best.on_edge}
     if at:
-        look = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none", "color": colour}
+        look = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none", "color": style_of(name)["color"]}
         said = any(line.get_label() == RING for line in axes.get_lines())
-        axes.plot(*zip(*at, strict=True), **look, label=None if said else RING)
+        drawing.draw(axes, at, **look, label=None if said else RING)
 
 
-def size_axis(axes: Axes, sizes: Iterable[int]) -> None:
+def _size_axis(axes: Axes, runs: list[RunRecord]) -> None:
     """A logarithmic axis of batch sizes, with a tick at each."""
-    log_axis_at(axes, sizes, "batch size", base=2)
+    drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
 
 
 def _moved(sizes: Iterable[int], place: int, recipes: int) -> list[float]:
@@ -177,12 +159,10 @@ def _moved(sizes: Iterable[int], place: int, recipes: int) -> list[float]:
     return [size * APART ** (place - (recipes - 1) / 2) for size in sizes]
 
 
-def _flat_lines(points: dict[str, dict[int, Point]], predicted: Mapping[str, float]) -> Iterator[tuple[list[float], list[float]]]:
-    """From the smallest batch to the predicted one, at the mean accuracy in between."""
-    for name, border in predicted.items():
-        level = [100 * p.accuracy for size, p in points.get(name, {}).items() if size <= border]
-        if level:
-            yield [min(points[name]), min(border, max(points[name]))], [sum(level) / len(level)] * 2
+def _flat_line(points: Mapping[int, Point], border: float) -> dict[float, float]:
+    """From the smallest batch to the predicted one, at the mean accuracy in between; empty if nothing was measured there."""
+    level = [100 * p.accuracy for size, p in points.items() if size <= border]
+    return dict.fromkeys((min(points), min(border, max(points))), sum(level) / len(level)) if level else {}
 
 
 def _accuracy_words(size: int, point: Point | None, best: BestRate) -> str:

@@ -5,15 +5,15 @@ What was measured is coloured, what was predicted is a thin dark line.
 
 import collections
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from shallowpaths.experiments.records import Point
 from shallowpaths.recipes import NAMES
 from shallowpaths.training.record import RunRecord
 
@@ -28,19 +28,9 @@ _COLOURS = {
     "fixup": "#8C6D31",
 }
 
-_FAMILIES = {
-    "skipinit": ("regularized-skipinit", "skipinit-biases"),
-    "fixup": (
-        "fixup-dropout",
-        "fixup-zero-last-only",
-        "fixup-rescaling-only",
-        "fixup-multiplier-only",
-        "fixup-biases-only",
-    ),
-    "batchnorm": ("batchnorm-on-skip", "batchnorm-at-end", "zero-gamma", "plain-batchnorm"),
-    "unnormalized": ("plain",),
+_RELATIVES = {"plain": "unnormalized", "zero-gamma": "batchnorm"} | {
+    name: head for head in ("batchnorm", "skipinit", "fixup") for name in NAMES if head in name and name not in _COLOURS
 }
-_RELATIVES = {name: head for head, names in _FAMILIES.items() for name in names}
 
 LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
 
@@ -50,7 +40,8 @@ _LOOKS = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#
 _OWN = collections.defaultdict(lambda: next(_LOOKS))  # by name, in the order in which they are drawn
 
 CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
-CHANCE = {"color": "0.5", "linestyle": ":", "linewidth": 1}
+GUESSED = 10.0  # per cent of ten classes
+DASHES = ("-", "--", "-.", ":")  # of several lines in one colour
 
 
 def style_of(recipe: str) -> dict[str, Any]:
@@ -68,34 +59,69 @@ def style_of(recipe: str) -> dict[str, Any]:
     }
 
 
-def new_axes(panels: int, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three."""
+def recipe_in(name: str) -> str:
+    """The recipe in the name of something measured: what stands before a comma, as in "batchnorm, seed 1"."""
+    return name.partition(",")[0]
+
+
+def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A look for each name, that of the recipe before its comma; further names of a recipe have other marks and dashes."""
+    seen: collections.Counter[str] = collections.Counter()
+    looks = {}
+    for name in names:
+        recipe = recipe_in(name)
+        further = {"markerfacecolor": "none", "marker": "^v<>"[seen[recipe] % 4 - 1]} if seen[recipe] else {}
+        looks[name] = style_of(recipe) | further | {"linestyle": DASHES[seen[recipe] % len(DASHES)]}
+        seen[recipe] += 1
+    return looks
+
+
+def new_axes(
+    panels: int, panel: tuple[float, float] | None = None, sharex: bool = False, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three.
+
+    panel: width and height of each, in inches.
+    """
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
-    size = (6.4, 4.0) if panels == 1 else (3.0 * columns + 1.2 * (rows > 1), 3.2 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel()
+    width, height = panel or ((6.4, 4.0) if panels == 1 else (3.0 + 1.2 * (rows > 1) / columns, 3.2))
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
     for unused in grid[panels:]:
         unused.remove()
     return figure, list(grid[:panels])
 
 
-def predict(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None, linestyle: str = "-") -> None:
-    """Draw what theory says, y over x, as the thin dark line that a prediction is in every figure."""
-    (line,) = axes.plot(x, y, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
-    line.set_in_layout(False)  # it may lead far out of the frame, where it is cut
+def draw(axes: Axes, points: Mapping[float, float], **look: Any) -> None:
+    """Draw {x: y} in a look of matplotlib's `plot`."""
+    axes.plot(list(points), list(points.values()), **look)
 
 
-def draw_predictions(axes: Axes, lines: Iterable[Mapping[float, float]]) -> None:
-    """Draw each prediction, {x: y}; the first one has a word in the legend."""
-    for number, line in enumerate(lines):
-        predict(axes, list(line), list(line.values()), label=None if number else "predicted")
+def predict(axes: Axes, line: Mapping[float, float], label: str | None = None, linestyle: Any = "-") -> None:
+    """Draw what theory says, {x: y}, as the thin dark line that a prediction is in every figure."""
+    draw(axes, line, color=mpl.rcParams["text.color"], linewidth=1.0, zorder=3, label=label, linestyle=linestyle)
+    axes.get_lines()[-1].set_in_layout(False)  # it may lead far out of the frame, where it is cut
 
 
-def panels_beside(names: int, width: float, height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of as many panels beside each other; width and height in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, names, squeeze=False, **shared)[0])
+def draw_guessing(axes: Axes, level: float) -> None:
+    """Draw what guessing comes to, as a dotted line."""
+    axes.axhline(level, color=mpl.rcParams["text.color"], linewidth=1, linestyle=":", label="guessing")
+
+
+def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point], at: Sequence[float] | None = None) -> None:
+    """Draw a recipe's test accuracies in per cent, each with its standard deviation over seeds; at: where, instead of the keys."""
+    spread = [100 * (p.accuracy_std or 0.0) for p in points.values()]
+    heights = [100 * p.accuracy for p in points.values()]
+    if points:
+        places = list(points) if at is None else at
+        axes.errorbar(places, heights, spread if any(spread) else None, **style_of(name), label=name, capsize=3)
+
+
+def whole_numbers(axes: Axes, label: str) -> None:
+    """A horizontal axis of whole numbers."""
+    axes.set_xlabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def plain_log_ticks(axes: Axes) -> None:
@@ -134,23 +160,9 @@ def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
     return listed
 
 
-def check_predicted(measured: Mapping[str, Any], predicted: Mapping[str, Any]) -> None:
-    """Raise a ValueError if nothing was measured, or something without a prediction."""
-    if not measured:
-        raise ValueError("there is nothing measured to draw")
-    for name in measured:
-        if name not in predicted:
-            raise ValueError(f"there is no prediction for {name!r}, only for {', '.join(predicted) or 'nothing'}")
-
-
 def words(quantity: str) -> str:
     """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
     return quantity.replace("_", " ").replace("train ", "training ")
-
-
-def range_words(rows: list[np.ndarray]) -> str:
-    """The first and the last value of up to three rows, for a text alternative."""
-    return " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in rows[:3])
 
 
 def rate_words(rate: float | None) -> str:

@@ -108,6 +108,7 @@ def _drawn(draw: Callable[[], Figure]) -> Figure:
     style = {f"{part}.color": text for part in ("text", "xtick", "ytick")}
     style |= {"axes.labelcolor": text, "axes.edgecolor": text}
     style |= {"grid.color": grid, "grid.linewidth": 0.6, "axes.grid": True, "lines.linewidth": 1.6, "font.size": 11}
+    style |= {"figure.labelsize": "medium"}
     style |= {f"{part}.facecolor": "none" for part in ("axes", "figure")}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9.5}
     with mpl.rc_context(style):

@@ -1,32 +1,40 @@
 """Any quantity against any other, where no figure of its own is worth its lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from shallowpaths.pages.plots.drawing import legend_beside, new_axes, predict, style_of
+from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory.checks import one_of
 
-DASHES = ("-", "--", "-.", ":")
+Points = Mapping[float, float | Sequence[float]]
+MANY = 12  # points of a line; of more than these a text alternative tells the ends and the range
+TICKS = 8  # on a logarithmic axis of as many places at most each has its own
+DECADES = 1e3  # of a vertical axis with plain numbers
 
 
 def values_against(
-    measured: Mapping[str, Mapping[float, float]],
+    measured: Mapping[str, Points],
     predicted: Mapping[str, Mapping[float, float]],
     xlabel: str,
     ylabel: str,
     *,
     log: str = "",
     title: str = "",
+    panels: bool = False,
 ) -> BookFigure:
-    """Marks of each recipe's look for what was measured, joined by its line, and a dark line for each prediction.
+    """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
     Args:
-        measured: by recipe, {x: y}, in the order in which the marks are joined. What follows a comma in a name, as in
-            "batchnorm, seed 1", tells several of one recipe apart.
-        predicted: by what the legend calls it, {x: y}.
+        measured: by recipe, {x: y}, in the order in which a line joins the marks; or {x: several y}, a mark for each. What
+            follows a comma in a name, as in "batchnorm, seed 1", tells several of one recipe apart.
+        predicted: by what the legend calls it, {x: y}; with panels by names as those of `measured`.
         log: the logarithmic axes, "", "x", "y" or "xy".
+        panels: whether each recipe has a panel of its own, with its name as the title.
 
     Raises:
         ValueError: nothing was measured; other axes.
@@ -36,28 +44,62 @@ def values_against(
         raise ValueError("there is nothing measured to draw")
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        seen: dict[str, int] = {}
-        for name, points in measured.items():
-            recipe = name.partition(",")[0]
-            dash = DASHES[seen.setdefault(recipe, 0) % len(DASHES)]
-            seen[recipe] += 1
-            axes.plot(list(points), list(points.values()), **style_of(recipe) | {"markersize": 5, "linestyle": dash}, label=name)
-        for number, (label, line) in enumerate(predicted.items()):
-            predict(axes, list(line), list(line.values()), label=label, linestyle=DASHES[number % len(DASHES)])
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-        axes.set(**{f"{axis}scale": "log" for axis in log})
-        ticks = sorted({x for points in measured.values() for x in points})
-        if "x" in log and len(ticks) < 9:
-            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
-            axes.minorticks_off()
-        legend_beside(axes)
+        recipes = list(dict.fromkeys(map(drawing.recipe_in, measured))) if panels else [""]
+        figure, all_axes = drawing.new_axes(len(recipes), sharex=True)
+        for axes, recipe in zip(all_axes, recipes, strict=True):
+            seen, lines = (
+                {name: points for name, points in group.items() if not panels or drawing.recipe_in(name) == recipe}
+                for group in (measured, predicted)
+            )
+            _draw_panel(axes, seen, lines, panels)
+            axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
+        _set_ticks(all_axes, sorted({x for points in measured.values() for x in points}), log)
+        all_axes[0].set_ylabel(ylabel)
+        if panels:
+            drawing.legend_below(figure, all_axes, 3)
+        else:
+            drawing.legend_beside(all_axes[0])
         return figure
 
     groups = {"measured": measured, "predicted": predicted}
-    said = ". ".join(f"{word}: {_words(lines)}" for word, lines in groups.items() if lines)
+    said = ". ".join(f"{word}: {'; '.join(map(_words, lines.items()))}" for word, lines in groups.items() if lines)
     return BookFigure(draw, f"{ylabel} against {xlabel}. {said}.")
 
 
-def _words(lines: Mapping[str, Mapping[float, float]]) -> str:
-    return "; ".join(f"{name} " + ", ".join(f"{y:.3g} at {x:g}" for x, y in points.items()) for name, points in lines.items())
+def _draw_panel(
+    axes: Axes, measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], short: bool
+) -> None:
+    """short: whether the legend's names are those after the comma."""
+    for name, look in drawing.looks_of(measured).items():
+        marks = [(x, y) for x, values in measured[name].items() for y in np.atleast_1d(values)]
+        unjoined = {"linestyle": "none"} if any(map(np.ndim, measured[name].values())) else {}
+        axes.plot(*zip(*marks, strict=True), **look | {"markersize": 5} | unjoined, label=_label(name, short))
+    for number, (name, line) in enumerate(predicted.items()):
+        drawing.predict(axes, line, label=_label(name, short), linestyle=drawing.DASHES[number % len(drawing.DASHES)])
+
+
+def _set_ticks(panels: Sequence[Axes], places: Sequence[float], log: str) -> None:
+    """Plain numbers on logarithmic axes, where there are few places or few decades."""
+    for axes in panels:
+        low, high = axes.get_ylim()
+        if "y" in log and high < DECADES * low:
+            drawing.plain_log_ticks(axes)
+        if "x" in log and len(places) <= TICKS:
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _label(name: str, short: bool) -> str:
+    return name.partition(", ")[2] or name if short else name
+
+
+def _words(item: tuple[str, Points]) -> str:
+    """A line in words; of several values at one place, their mean."""
+    name, means = item[0], {x: np.mean(y) for x, y in item[1].items()}
+    told = list(means) if len(means) <= MANY else [min(means), max(means)]
+    said = f"{name} " + ", ".join(f"{means[x]:.3g} at {_place(x)}" for x in told)
+    return said if told == list(means) else f"{said}, all between {min(means.values()):.3g} and {max(means.values()):.3g}"
+
+
+def _place(x: float) -> str:
+    return f"{x:.4g}" if x % 1 else f"{x:g}"

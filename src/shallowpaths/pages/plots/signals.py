@@ -1,4 +1,4 @@
-"""The signal at initialization: variances, shares and whatever else goes block by block."""
+"""The signal at initialization: variances, shares and whatever else goes block by block, and over how many branches it goes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallowpaths.measure import SignalStatistics
-from shallowpaths.pages.plots.drawing import (
-    check_predicted,
-    draw_predictions,
-    legend_beside,
-    new_axes,
-    panels_beside,
-    plain_log_ticks,
-    range_words,
-    style_of,
-    words,
-)
+from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.theory import Signal
 from shallowpaths.theory.checks import one_of
@@ -46,10 +36,8 @@ def signal_by_block(
         band: by recipe, lower and upper edge of what a network of finite width is expected to give, for l = 1 .. d.
         log: whether the vertical axis is logarithmic.
     """
-    one_of("quantity", quantity, _QUANTITIES)
-    values = _values(measured, quantity)
-    label = _LABELS.get(quantity, words(quantity))
-    return values_by_block(values, predicted, label, words(quantity), band=band, log=log, title=title)
+    values, word = _values(measured, quantity), drawing.words(quantity)
+    return values_by_block(values, predicted, _LABELS.get(quantity, word), word, band=band, log=log, title=title)
 
 
 def values_by_block(
@@ -74,11 +62,11 @@ def values_by_block(
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
+        figure, (axes,) = drawing.new_axes(1)
         _draw_by_block(axes, measured, predicted, band or {})
         axes.set(ylabel=label, title=title, yscale="log" if log else "linear")
         if len(measured) > 4:
-            legend_beside(axes)
+            drawing.legend_beside(axes)
         else:
             axes.legend()
         return figure
@@ -98,47 +86,56 @@ def signal_panels(
         predicted: by recipe, what `theory.signal` says.
         quantities: names that both SignalStatistics and Signal have.
     """
-    for quantity in quantities:
-        one_of("quantity", quantity, _QUANTITIES)
     values = {quantity: _values(measured, quantity) for quantity in quantities}
     lines = {q: {name: getattr(signal, q) for name, signal in predicted.items()} for q in quantities}
 
     def draw() -> Figure:
-        figure, panels = panels_beside(len(quantities), 4.2 * len(quantities), 3.6)
+        figure, panels = drawing.new_axes(len(quantities), (4.2, 3.6), sharey=False)
         for axes, quantity in zip(panels, quantities, strict=True):
             _draw_by_block(axes, values[quantity], lines[quantity], {})
-            axes.set(title=_LABELS.get(quantity, words(quantity)), yscale="log")
+            axes.set(title=_LABELS.get(quantity, drawing.words(quantity)), yscale="log")
             if quantity.endswith("share"):
-                plain_log_ticks(axes)
+                drawing.plain_log_ticks(axes)
         panels[0].legend()
         return figure
 
-    said = " ".join(f"{words(q)} by block: {_ends(values[q], lines[q])}." for q in quantities)
-    return BookFigure(draw, said)
+    return BookFigure(draw, " ".join(f"{drawing.words(q)} by block: {_ends(values[q], lines[q])}." for q in quantities))
 
 
-def overflow_by_format(measured: Mapping[str, Sequence[int]], predicted: Mapping[str, int]) -> BookFigure:
-    """The block after which activations overflow, for each number format: one mark a network, a dark tick predicted."""
-    check_predicted(measured, predicted)
+def path_lengths(
+    measured: Mapping[str, Sequence[np.ndarray]],
+    predicted: Mapping[str, np.ndarray],
+    *,
+    lengths: tuple[float, float] | None = None,
+) -> BookFigure:
+    """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
+
+    Args:
+        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network; names as in `values_by_block`.
+        predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
+        lengths: from where to where the horizontal axis of all panels goes; None shows in each panel where its
+            shares are.
+    """
+    if not measured or set(measured) - set(predicted):
+        raise ValueError(f"each name needs what was measured and a prediction: not {list(measured)} and {list(predicted)}")
+    means = {name: (_mean_length([predicted[name]]), _mean_length(rows)) for name, rows in measured.items()}
 
     def draw() -> Figure:
-        figure, (axes,) = new_axes(1)
-        for row, (name, blocks) in enumerate(measured.items()):
-            marks = style_of("unnormalized") | {"markersize": 6, "linestyle": "none"}
-            axes.plot(blocks, [row] * len(blocks), **marks, label="unnormalized" if row == 0 else None)
-            ink = {"color": mpl.rcParams["text.color"], "linewidth": 1.0}
-            axes.vlines(predicted[name], row - 0.3, row + 0.3, **ink, label="predicted" if row == 0 else None)
-            place = {"textcoords": "offset points", "xytext": (4, 8), "fontsize": 9.5}
-            axes.annotate(str(predicted[name]), (predicted[name], row + 0.1), **place)
-        axes.set(
-            xscale="log", xlabel="block $l$ after which an activation is infinite", ylim=(len(measured) - 0.5, -0.6)
-        )
-        axes.set_yticks(range(len(measured)), list(measured))
-        axes.legend(loc="lower left")
+        figure, panels = drawing.new_axes(len(measured), sharey=False)
+        for axes, (name, networks) in zip(panels, measured.items(), strict=True):
+            look = drawing.style_of(drawing.recipe_in(name)) | {"linestyle": "none", "markersize": 4}
+            for number, shares in enumerate(networks):
+                axes.plot(np.arange(len(shares)), shares, **look, label=None if number else "measured")
+            drawing.predict(axes, dict(enumerate(predicted[name])), label="predicted")
+            axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]))
+            drawing.whole_numbers(axes, "branches taken")
+            axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
+        panels[0].set_ylabel("share of the signal")
+        drawing.legend_below(figure, panels, 2)
         return figure
 
-    said = "; ".join(f"{name} predicted {predicted[name]}, seen {min(v)} to {max(v)}" for name, v in measured.items())
-    return BookFigure(draw, f"Block after which an activation overflows, by number format: {said}.")
+    said = "; ".join(f"{name} measured {seen:.3g}, predicted {wanted:.3g}" for name, (wanted, seen) in means.items())
+    return BookFigure(draw, f"Share of the signal by path length. Mean length: {said}.")
 
 
 _MOMENTS = ("skip_second_moment", "branch_second_moment", "output_second_moment")
@@ -146,7 +143,6 @@ _QUANTITIES = (*(f.name for f in dataclasses.fields(SignalStatistics) if f.name 
 _LABELS = {
     "skip_variance": r"skip variance $\mathrm{Var}(x^l)$",
     "branch_variance": r"branch variance $\mathrm{Var}(f_l)$",
-    "branch_share": "branch share",
     "skip_second_moment": r"second moment of $x^l$",
     "output_second_moment": r"second moment of $x^{l+1}$",
 }
@@ -155,34 +151,38 @@ _LABELS = {
 def _draw_by_block(
     axes: Axes, measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray], band: Bands
 ) -> None:
-    seen: set[str] = set()
-    for name, rows in measured.items():
-        recipe = name.partition(",")[0]
-        style = style_of(recipe) | ({"markerfacecolor": "none", "marker": "^"} if recipe in seen else {})
-        seen.add(recipe)
-        for i, row in enumerate(rows):
-            block = np.arange(1, len(row) + 1)
+    for name, look in drawing.looks_of(measured).items():
+        for i, row in enumerate(measured[name]):
             marks = {"linestyle": "none", "markersize": 4.5, "markevery": max(1, len(row) // 24)}
-            axes.plot(block, row, **style, **marks, label=name if i == 0 else None)
+            drawing.draw(axes, dict(enumerate(row, start=1)), **look | marks, label=None if i else name)
     for i, (low, high) in enumerate(band.values()):
         ink, block = mpl.rcParams["text.color"], np.arange(1, len(low) + 1)
         axes.fill_between(block, low, high, color=ink, alpha=0.15, linewidth=0, label=None if i else "finite width")
-    draw_predictions(axes, (dict(enumerate(line, start=1)) for line in predicted.values()))
-    axes.set(xlabel="block $l$")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    for i, line in enumerate(predicted.values()):
+        drawing.predict(axes, dict(enumerate(line, start=1)), label=None if i else "predicted")
+    drawing.whole_numbers(axes, "block $l$")
 
 
 def _ends(measured: Mapping[str, Sequence[np.ndarray]], predicted: Mapping[str, np.ndarray]) -> str:
-    """From first to last block, in words, for a text alternative."""
-    said = "; ".join(
-        f"{name} measured {range_words(list(rows))}"
-        + (f", predicted {range_words([predicted[name]])}" if name in predicted else "")
-        for name, rows in measured.items()
-    )
-    return f"From first block to last: {said}"
+    """From first to last block, of up to three networks, in words, for a text alternative."""
+    told = {name: " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in list(rows)[:3]) for name, rows in measured.items()}
+    lines = {name: f", predicted {line[0]:.3g} to {line[-1]:.3g}" for name, line in predicted.items()}
+    return "From first block to last: " + "; ".join(f"{name} measured {told[name]}" + lines.get(name, "") for name in told)
 
 
 def _values(measured: Mapping[str, Statistics], quantity: str) -> dict[str, list[np.ndarray]]:
     """A quantity's arrays, one a network, by recipe."""
+    one_of("quantity", quantity, _QUANTITIES)
     listed = {name: [value] if isinstance(value, SignalStatistics) else value for name, value in measured.items()}
     return {name: [getattr(network, quantity) for network in networks] for name, networks in listed.items()}
+
+
+def _mean_length(spectra: Sequence[np.ndarray]) -> float:
+    """Mean path length of some spectra's average; shares that were cut off at the end are left out."""
+    return float(np.mean([np.arange(len(shares)) @ shares / np.sum(shares) for shares in spectra]))
+
+
+def _where_it_matters(spectra: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The lengths at which a spectrum has more than a hundredth of its largest share, with room beside them."""
+    carrying = np.concatenate([np.flatnonzero(shares > 0.01 * np.max(shares)) for shares in spectra])
+    return max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)
