@@ -167,6 +167,13 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
 @click.option(
     "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
 )
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of "
+    "this machine alone. All its machines need shallowpaths[cluster], and CIFAR-10 in the same --data-folder, a full path.",
+)
+@click.option("--gpu-share", type=float, default=1, help="Of one GPU, for each run of a cluster with --device cuda.")
 def run_sweep(
     plan: str,
     store: str | None,
@@ -176,6 +183,8 @@ def run_sweep(
     lanes: int,
     device: str | None,
     data_folder: Path | None,
+    cluster: str | None,
+    gpu_share: float,
 ) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
@@ -188,17 +197,17 @@ def run_sweep(
     )
 
     chosen = plans.read_plan(plan)
-    configs = sweep.check(c.replace(device=device) if device else c for c in chosen.configs)
+    configs = sweep.check((c.replace(device=device) if device else c for c in chosen.configs), cluster is not None)
     if dry_run:
         click.echo(f"{chosen.description}\n\n{costs.describe_costs(configs)}")
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
     if processes is None:
-        processes = sweep.processes_for(configs)
+        processes = 1 if cluster else sweep.processes_for(configs)
     try:
         options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes}
-        records = sweep.sweep(configs, store, data_folder, **options)
+        records = sweep.sweep(configs, store, data_folder, **options, cluster=cluster, gpu_share=gpu_share)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)

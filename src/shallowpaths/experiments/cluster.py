@@ -17,8 +17,7 @@ import torch
 
 from shallowpaths.experiments.execution import MOST_DEATHS, Job, Records, names_of
 
-LOCAL = "local"
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 20.0  # in which a cluster must take a connection
 LOOK_SECONDS = 10.0  # how often to look whether machines have come or gone, while no job ends
 
 
@@ -27,7 +26,7 @@ def in_cluster(
 ) -> Generator[Records]:
     """As many jobs at a time as the cluster has room for, each on one thread; records in order of their end.
 
-    A job that is lost with its worker or its machine is done again, the others go on.
+    A job that is lost with its worker or its machine is done again; the others go on.
 
     Args:
         address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here,
@@ -35,17 +34,14 @@ def in_cluster(
         gpu_share: of one GPU, for each job; 0 for jobs on processors.
 
     Raises:
-        ValueError: Ray is not installed, the cluster cannot be reached, or has no room for a single job; a job is lost
-            again and again; and what `train` raises. Whatever ends this generator ends the jobs.
+        ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again
+            and again; and what `train` raises. Whatever ends this generator ends the jobs.
     """
     with connected(address) as ray:
         task = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=MOST_DEATHS - 1)(_on_one_thread)
         if not _room(ray, gpu_share):
-            has = ray.cluster_resources()
-            raise ValueError(
-                f"the cluster {address} has no room for a run on 1 processor and {gpu_share:g} GPUs: it has "
-                f"{has.get('CPU', 0):g} processors and {has.get('GPU', 0):g} GPUs"
-            )
+            has = "{CPU:g} processors and {GPU:g} GPUs".format_map({"CPU": 0, "GPU": 0} | ray.cluster_resources())
+            raise ValueError(f"the cluster {address} has no room for a run on 1 processor and {gpu_share:g} GPUs: it has {has}")
         jobs, under_way = iter(jobs), {}
         try:
             while True:
@@ -63,11 +59,7 @@ def in_cluster(
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
-    """Ray, connected to the cluster until the end of this block; it then ends what it has started.
-
-    Raises:
-        ValueError: as in `in_cluster`.
-    """
+    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does."""
     try:
         import ray
     except ImportError as error:
@@ -83,10 +75,10 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 
 def _connect(ray: ModuleType, address: str) -> None:
-    """Without reports to Ray's makers, log files of workers on this terminal, or anything in the home folder."""
+    """Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
+    if address == "local":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
         options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
     host, _, port = address.rpartition(":")
@@ -94,19 +86,19 @@ def _connect(ray: ModuleType, address: str) -> None:
         if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
             socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
         ray.init(address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a bare one where a cluster does not start in time
         raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
 
 
 def _room(ray: ModuleType, gpu_share: float) -> int:
     """How many jobs the cluster's machines have room for now, if nobody else uses them."""
     has = ray.cluster_resources()
-    on_processors = int(has.get("CPU", 0))
-    return min(on_processors, int(has.get("GPU", 0)) * int(1 / gpu_share)) if gpu_share else on_processors
+    processors, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+    return min(processors, gpus * int(1 / gpu_share)) if gpu_share else processors
 
 
 def _on_one_thread(train: Callable[[Job], Records], job: Job) -> Records:
-    """What a worker does. One thread: what several would change is a run's last digits."""
+    """What a worker does. One thread, on whatever machine: a run's last digits follow from its threads."""
     torch.set_num_threads(1)
     return train(job)
 
@@ -117,6 +109,5 @@ def _records(ray: ModuleType, reference, job: Job) -> Records:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except ray.exceptions.RayError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"a run was lost with its worker {MOST_DEATHS} times, {names_of([job])}: {reason}") from error
+    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
+        raise ValueError(f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}") from error
