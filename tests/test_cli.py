@@ -297,6 +297,7 @@ BAD_SWEEPS = [
     (["TOO_LARGE", "--dry-run"], "batch_size 1400 is larger than the training split, 1293 images of digits"),
     (["TOO_LARGE", "--store", "STORE"], "batch_size 1400 is larger than the training split, 1293 images of digits"),
     (["PLAN", "--store", "STORE", "--limit-seconds", "-1"], "limit-seconds"),
+    (["PLAN", "--store", "STORE", "--cluster", "local", "--processes", "2"], "a cluster has its own"),
 ]
 
 

@@ -1,6 +1,7 @@
 import functools
 import os
 import signal
+import sys
 import types
 from pathlib import Path
 
@@ -233,6 +234,39 @@ def test_a_checkpoint_stays_until_the_record_is_on_the_disk(tmp_path, monkeypatc
 def test_how_many_at_a_time_is_a_whole_number(number):
     with pytest.raises(ValueError, match=f"{next(iter(number))} .* must be a whole number of at least 1"):
         sweeping.sweep(GRID, progress=False, **number)
+
+
+def test_a_cluster_without_ray_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install shallowpaths\[cluster\]"):
+        sweeping.sweep(GRID, progress=False, cluster="local")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"processes": 2}, "processes 2 and the cluster local"),
+        ({"gpu_share": 0}, "gpu_share 0 must be a finite number above 0"),
+        ({"gpu_share": 2}, "gpu_share 2 must be a finite number .*at most 1"),
+    ],
+)
+def test_a_cluster_has_its_own_processes_and_at_most_one_gpu_a_run(options, message):
+    with pytest.raises(ValueError, match=message):
+        sweeping.sweep(GRID, progress=False, cluster="local", **options)
+
+
+def test_a_device_elsewhere_need_not_be_here(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    configs = [GRID[0].replace(device="cuda"), GRID[1].replace(device="auto")]
+    assert [c.device for c in sweeping.check(configs, elsewhere=True)] == ["cuda", sweeping.resolve_device("auto").type]
+    with pytest.raises(ValueError, match="'cuda'"):
+        sweeping.check(configs)
+
+
+def test_a_worker_that_does_not_see_the_stores_folder_makes_none(tmp_path):
+    (record,) = sweeping._trained(GRID[:1], data_folder=None, progress=False, folder=tmp_path / "elsewhere")
+    assert record.config == GRID[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_per_thread_on_a_cpu():

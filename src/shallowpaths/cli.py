@@ -125,8 +125,16 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
 )
 @click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
 @_data_folder
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of "
+    "this machine alone. All its machines need shallowpaths[cluster], and CIFAR-10 in the same --data-folder, a full path.",
+)
+@click.option("--gpu-share", type=float, default=1, help="Of one GPU, for each run of a cluster with --device cuda.")
 def run_sweep(
-    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, data_folder: Path | None, **options: Any
+    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, data_folder: Path | None,
+    cluster: str | None, **options: Any,
 ) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
@@ -135,16 +143,16 @@ def run_sweep(
     from shallowpaths.experiments import costs, plans, sweep  # they import torch, which --help need not wait for
 
     chosen = plans.read_plan(plan)
-    configs = sweep.check(c.replace(device=device) if device else c for c in chosen.configs)
+    configs = sweep.check((c.replace(device=device) if device else c for c in chosen.configs), cluster is not None)
     if dry_run:
         click.echo(f"{chosen.description}\n\n{costs.describe_costs(configs)}")
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
     if processes is None:
-        processes = sweep.processes_for(configs)
+        processes = 1 if cluster else sweep.processes_for(configs)
     try:
-        records = sweep.sweep(configs, store, data_folder, processes=processes, **options)
+        records = sweep.sweep(configs, store, data_folder, processes=processes, cluster=cluster, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -1,8 +1,8 @@
 """How the jobs of a sweep are done: one after the other, or several at a time by worker processes.
 
 A job is a list of configs that are trained together: one run, or several as lanes. Both executors take jobs and the
-function that trains one, start a job only when there is room for it, and give each job's records back as it ends. An
-executor over several machines would have the same shape.
+function that trains one, start a job only when there is room for it, and give each job's records back as it ends. The one
+over many machines, in `shallowpaths.experiments.cluster`, has the same shape.
 """
 
 import contextlib
@@ -65,15 +65,18 @@ def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes
                 log.warning("a worker process died; what was under way goes on from its last checkpoint")
                 pool.shutdown(kill_workers=True)
                 if deaths == MOST_DEATHS:
-                    names = "; ".join(
-                        f"{c.recipe}, depth {c.depth}, batch_size {c.batch_size}" for c, *_ in under_way.values()
-                    )
                     raise ValueError(
-                        f"{deaths} worker processes died one after the other, of too little memory perhaps: {names}"
+                        f"{deaths} worker processes died one after the other, of too little memory perhaps: "
+                        f"{names_of(under_way.values())}"
                     )
                 jobs, under_way, pool = itertools.chain(list(under_way.values()), jobs), {}, _pool(processes)
     finally:
         pool.shutdown(kill_workers=True)
+
+
+def names_of(jobs: Iterable[Job]) -> str:
+    """The jobs' architectures, for a message."""
+    return "; ".join(f"{c.recipe}, depth {c.depth}, batch_size {c.batch_size}" for c, *_ in jobs)
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:

@@ -8,15 +8,17 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from shallowpaths._device import resolve_device
+from shallowpaths.experiments.cluster import in_cluster
 from shallowpaths.experiments.costs import TRAINING_IMAGES, work
 from shallowpaths.experiments.execution import in_processes, one_by_one
 from shallowpaths.experiments.store import Store
-from shallowpaths.theory.checks import whole
+from shallowpaths.theory.checks import number, whole
 from shallowpaths.training import checkpoints
 from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.record import RunRecord
@@ -32,6 +34,8 @@ def sweep(
     limit_seconds: float | None = None,
     processes: int = 1,
     lanes: int = 1,
+    cluster: str | None = None,
+    gpu_share: float = 1,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
@@ -46,14 +50,22 @@ def sweep(
         lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.training.lanes`). Each
             step is the same to rounding. 1 by default: on a CPU, a process for each core does better. Where the rows
             lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
+        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). Each of its
+            machines needs this package, and CIFAR-10 in `data_folder`. The store stays with this process; a run that is lost
+            with its worker goes on from its checkpoint where the worker's machine sees the store's folder, else it begins
+            again. A device "auto" is this machine's.
+        gpu_share: of one GPU, for each run of a cluster on CUDA.
 
     Raises:
         ValueError: what `check` refuses; the store cannot be written or is in use by another sweep; fewer than 1 process
-            or lane.
+            or lane; processes and a cluster; what `experiments.cluster.in_cluster` refuses.
     """
     whole("lanes", lanes)
     whole("processes", processes)
-    wanted = check(configs)
+    number("gpu_share", gpu_share, above=0, at_most=1)
+    if cluster is not None and processes > 1:
+        raise ValueError(f"processes {processes} and the cluster {cluster}: a cluster has its own, give one of the two")
+    wanted = check(configs, elsewhere=cluster is not None)
     end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
         kept = None if store is None else stack.enter_context(Store(store))
@@ -61,11 +73,16 @@ def sweep(
         missing = [config for config in wanted if config.key not in done]
         left = {config.key: round(work(config)) for config in missing}  # in whole numbers, whose sum is exact
         bar = stack.enter_context(_progress_bar(len(wanted), left, progress))
-        folder = kept.checkpoint_folder if kept else None
-        shown = progress and processes == 1
+        folder = kept.checkpoint_folder.absolute() if kept else None
+        if folder and missing:
+            checkpoints.prepare(folder)  # here: a worker on another machine must not make one of its own
+        shown = progress and processes == 1 and cluster is None
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
         jobs = itertools.takewhile(lambda _: time.monotonic() < end, in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
+        if cluster is not None and missing:
+            gpus = gpu_share if any(config.device == "cuda" for config in missing) else 0
+            execute = functools.partial(in_cluster, address=cluster, gpu_share=gpus)
         for records in execute(jobs, trained):
             keys = [record.config.key for record in records]
             done |= dict(zip(keys, records, strict=True))
@@ -78,14 +95,19 @@ def sweep(
         return [done[config.key] for config in wanted if config.key in done]
 
 
-def check(configs: Iterable[RunConfig]) -> list[RunConfig]:
+def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConfig]:
     """The configs with their devices resolved, if all of them can be swept.
+
+    elsewhere: whether a device that is named need not be one of this machine.
 
     Raises:
         ValueError: a config stands twice in the list, or cannot be trained on its data set (`RunConfig.split`).
         TypeError: what stands in it is no RunConfig.
     """
-    wanted = [config.replace(device=resolve_device(config.device).type) for config in only_configs(configs)]
+    wanted = [
+        c if elsewhere and c.device != "auto" else c.replace(device=resolve_device(c.device).type)
+        for c in only_configs(configs)
+    ]
     if len({config.key for config in wanted}) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
     for config in wanted:
@@ -100,10 +122,10 @@ def processes_for(configs: Iterable[RunConfig]) -> int:
 
 
 def _trained(
-    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: str | os.PathLike | None
+    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: Path | None
 ) -> list[RunRecord]:
-    """A job's records; its checkpoint stays until they are in the store."""
-    return train_lanes(job, data_folder, progress, folder, keep_checkpoint=True)
+    """A job's records; its checkpoint stays until they are in the store. folder: none where this machine does not see it."""
+    return train_lanes(job, data_folder, progress, folder if folder and folder.is_dir() else None, keep_checkpoint=True)
 
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
