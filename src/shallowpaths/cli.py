@@ -139,9 +139,11 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
             learning_rate=RunConfig.learning_rate if learning_rate is None else learning_rate, **settings
         )
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
+    from shallowpaths.training import distributed
 
     (record,) = sweep.sweep([config], store, data_folder)
-    click.echo(tables.describe_run(record))
+    if distributed.is_first():
+        click.echo(tables.describe_run(record))
 
 
 @main.command("sweep")
@@ -186,6 +188,7 @@ def run_sweep(
         plans,
         sweep,
     )
+    from shallowpaths.training import distributed
 
     chosen = plans.read_plan(plan)
     configs = sweep.check(c.replace(device=device) if device else c for c in chosen.configs)
@@ -202,6 +205,8 @@ def run_sweep(
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
+    if not distributed.is_first():
+        return
     diverged = sum(r.outcome == "diverged" for r in records)
     click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
     click.echo(f"shallowpaths records {store} shows them.")

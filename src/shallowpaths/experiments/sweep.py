@@ -17,7 +17,7 @@ from shallowpaths.experiments.costs import TRAINING_IMAGES, work
 from shallowpaths.experiments.execution import in_processes, one_by_one
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import whole
-from shallowpaths.training import checkpoints
+from shallowpaths.training import checkpoints, distributed
 from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.record import RunRecord
 from shallowpaths.training.runs import in_lanes
@@ -49,22 +49,25 @@ def sweep(
 
     Raises:
         ValueError: what `check` refuses; the store cannot be written or is in use by another sweep; fewer than 1 process
-            or lane.
+            or lane, or more under torchrun.
     """
     whole("lanes", lanes)
     whole("processes", processes)
+    distributed.join()
+    if distributed.joined() and max(lanes, processes) > 1:
+        raise ValueError(f"lanes {lanes} and processes {processes} must be 1 under torchrun, whose processes share each run")
     wanted = check(configs)
     end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
-        kept = None if store is None else stack.enter_context(Store(store))
-        done = {record.config.key: record for record in kept.load()} if kept else {}
+        kept = None if store is None or not distributed.is_first() else stack.enter_context(Store(store))
+        done = distributed.from_first({record.config.key: record for record in kept.load()} if kept else {})
         missing = [config for config in wanted if config.key not in done]
         left = {config.key: round(work(config)) for config in missing}  # in whole numbers, whose sum is exact
-        bar = stack.enter_context(_progress_bar(len(wanted), left, progress))
-        folder = kept.checkpoint_folder if kept else None
+        bar = stack.enter_context(_progress_bar(len(wanted), left, progress and distributed.is_first()))
+        folder = distributed.from_first(kept.checkpoint_folder if kept else None)
         shown = progress and processes == 1
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
-        jobs = itertools.takewhile(lambda _: time.monotonic() < end, in_lanes(missing, lanes))
+        jobs = itertools.takewhile(lambda _: distributed.from_first(time.monotonic() < end), in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
         for records in execute(jobs, trained):
             keys = [record.config.key for record in records]
@@ -95,8 +98,9 @@ def check(configs: Iterable[RunConfig]) -> list[RunConfig]:
 
 
 def processes_for(configs: Iterable[RunConfig]) -> int:
-    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else."""
-    on_cpu = all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
+    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else or under torchrun."""
+    distributed.join()
+    on_cpu = not distributed.joined() and all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
     return torch.get_num_threads() if on_cpu else 1
 
 
