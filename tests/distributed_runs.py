@@ -50,7 +50,6 @@ def trained(config, **options):
         "device": record.device_name,
         "weights": network.state_dict(),
         "gradients": gradients,
-        "random_state": torch.get_rng_state(),
     }
 
 

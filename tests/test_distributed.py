@@ -63,7 +63,6 @@ def test_without_normalization_two_processes_are_one_with_the_whole_batch(found,
         for what in ("weights", "gradients"):
             torch.testing.assert_close(process[name][what], one[what], rtol=0, atol=1e-6)
         assert process[name]["result"] == approximately(one["result"])
-        assert torch.equal(process[name]["random_state"], one["random_state"])
     assert moved_far(RUNS[name], one["weights"])
 
 

@@ -5,6 +5,8 @@ Each takes its slice of every batch. A process alone is the first of one, and no
 
 import atexit
 import os
+import time
+import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+LOOK_AGAIN = 0.1  # seconds
 
 T = TypeVar("T")
 
@@ -31,8 +34,28 @@ def join() -> None:
             found = ", ".join(f"{n}={os.environ.get(n)}" for n in NUMBERS)
             raise ValueError(f"{name} is no whole number in {found}: torchrun sets all of them, start with it or unset them")
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(_shared_name(store, rank, size), store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(dist.destroy_process_group)
+
+
+def _shared_name(store: dist.Store, rank: int, size: int) -> str:
+    """A name that only the processes of this start agree on, with the first one.
+
+    After a restart torchrun's store still holds the addresses of the dead, under the names that the living look for.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("first", mine)
+        for other in range(1, size):
+            store.set(store.get(f"{mine} {other}").decode(), mine)
+        return mine
+    while not store.check([mine]):  # "first" may still be one of the dead, who answers nobody
+        store.set(f"{store.get('first').decode()} {rank}", mine)
+        time.sleep(LOOK_AGAIN)
+    return store.get(mine).decode()
 
 
 def joined() -> bool:
