@@ -117,7 +117,7 @@ def test_the_command_keeps_and_prints_one_record(found, folder):
     assert record.device_name.startswith("2 x ")
     (trained, skipped), nothing = (process["printed"] for process in found)
     assert trained == skipped
-    assert f"{record.test_accuracy:.1%}"[:-1] in trained
+    assert f"{100 * record.test_accuracy:.2f} %" in trained
     assert nothing == ["", ""]
 
 

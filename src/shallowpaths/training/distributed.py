@@ -88,7 +88,7 @@ def own_device(device: torch.device) -> torch.device:
         return device
     if device.type != "cuda":
         raise ValueError(f"device {device.type!r} has no way between processes: choose cpu or cuda")
-    local, there = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())), torch.cuda.device_count()
+    local, there = int(os.environ.get("LOCAL_RANK") or torch.cuda.current_device()), torch.cuda.device_count()
     if local >= there:
         raise ValueError(f"LOCAL_RANK {local}: this machine has {there} GPUs, start at most as many processes on it")
     torch.cuda.set_device(local)
