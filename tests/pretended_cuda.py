@@ -128,9 +128,8 @@ class Event:
     def record(self) -> None:
         """Nothing to wait for."""
 
-    def query(self) -> bool:
+    def synchronize(self) -> None:
         """It is done."""
-        return True
 
 
 @contextlib.contextmanager

@@ -103,9 +103,11 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
         raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
     make = RunConfig if effective_learning_rate is None else partial(RunConfig.at_effective_rate, effective_learning_rate)
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
+    from shallowpaths.training import distributed
 
     (record,) = sweep.sweep([make(**settings)], store, data_folder)
-    click.echo(tables.describe_run(record))
+    if distributed.is_first():
+        click.echo(tables.describe_run(record))
 
 
 @main.command("sweep")
@@ -141,6 +143,7 @@ def run_sweep(
     Interrupted, the same command goes on where it stopped. One sweep at a time may use a store.
     """
     from shallowpaths.experiments import costs, plans, sweep  # they import torch, which --help need not wait for
+    from shallowpaths.training import distributed
 
     chosen = plans.read_plan(plan)
     configs = sweep.check((c.replace(device=device) if device else c for c in chosen.configs), cluster is not None)
@@ -156,6 +159,8 @@ def run_sweep(
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
+    if not distributed.is_first():
+        return
     diverged = sum(r.outcome == "diverged" for r in records)
     click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
     click.echo(f"shallowpaths records {store} shows them.")

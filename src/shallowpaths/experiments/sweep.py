@@ -19,7 +19,7 @@ from shallowpaths.experiments.costs import TRAINING_IMAGES, work
 from shallowpaths.experiments.execution import in_processes, one_by_one
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import number, whole
-from shallowpaths.training import checkpoints
+from shallowpaths.training import checkpoints, distributed
 from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.record import RunRecord
 from shallowpaths.training.runs import in_lanes
@@ -58,27 +58,32 @@ def sweep(
 
     Raises:
         ValueError: what `check` refuses; the store cannot be written or is in use by another sweep; fewer than 1 process
-            or lane; processes and a cluster; what `experiments.cluster.in_cluster` refuses.
+            or lane, or more under torchrun; processes and a cluster; what `experiments.cluster.in_cluster` refuses.
     """
     whole("lanes", lanes)
     whole("processes", processes)
     number("gpu_share", gpu_share, above=0, at_most=1)
     if cluster is not None and processes > 1:
         raise ValueError(f"processes {processes} and the cluster {cluster}: a cluster has its own, give one of the two")
+    distributed.join()
+    if distributed.joined() and (max(lanes, processes) > 1 or cluster is not None):
+        raise ValueError(
+            f"lanes {lanes}, processes {processes}, cluster {cluster}: torchrun's processes share each run, leave all three out"
+        )
     wanted = check(configs, elsewhere=cluster is not None)
     end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
-        kept = None if store is None else stack.enter_context(Store(store))
-        done = {record.config.key: record for record in kept.load()} if kept else {}
+        kept = None if store is None or not distributed.is_first() else stack.enter_context(Store(store))
+        done = distributed.from_first({record.config.key: record for record in kept.load()} if kept else {})
         missing = [config for config in wanted if config.key not in done]
         left = {config.key: round(work(config)) for config in missing}  # in whole numbers, whose sum is exact
-        bar = stack.enter_context(_progress_bar(len(wanted), left, progress))
-        folder = kept.checkpoint_folder.absolute() if kept else None
+        bar = stack.enter_context(_progress_bar(len(wanted), left, progress and distributed.is_first()))
+        folder = distributed.from_first(kept.checkpoint_folder.absolute() if kept else None)
         if folder and missing:
             checkpoints.prepare(folder)  # here: a worker on another machine must not make one of its own
         shown = progress and processes == 1 and cluster is None
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
-        jobs = itertools.takewhile(lambda _: time.monotonic() < end, in_lanes(missing, lanes))
+        jobs = itertools.takewhile(lambda _: distributed.from_first(time.monotonic() < end), in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
         if cluster is not None and missing:
             gpus = gpu_share if any(config.device == "cuda" for config in missing) else 0
@@ -116,8 +121,9 @@ def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConf
 
 
 def processes_for(configs: Iterable[RunConfig]) -> int:
-    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else."""
-    on_cpu = all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
+    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else or under torchrun."""
+    distributed.join()
+    on_cpu = not distributed.joined() and all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
     return torch.get_num_threads() if on_cpu else 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from shallowpaths.training import distributed
 from shallowpaths.training.record import versions
 from shallowpaths.training.runs import Trainable
 
@@ -109,7 +110,7 @@ def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
     Raises:
         ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
     """
-    content = _read(path)
+    content = distributed.from_first(_read(path) if distributed.is_first() else None)
     if content["configs"] != configs:
         pairs = zip(configs, content["configs"], strict=False)
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})

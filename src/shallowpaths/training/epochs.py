@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shallowpaths._device import autocast
 from shallowpaths.data import Dataset, draw_augmentation
+from shallowpaths.training import distributed
 
 EVALUATION_BATCH = 1000
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
@@ -134,14 +135,16 @@ def _all_diverged(number: int, loss: Tensor) -> bool:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: Dataset, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
-    """Mean loss and accuracy on uint8 images, with the statistics gathered in training."""
+    """Mean loss and accuracy on uint8 images, with the statistics gathered in training; each process takes its part of them."""
     network.eval()
     loss = torch.zeros((), dtype=torch.float64)
     correct = 0
-    for start in range(0, len(images), EVALUATION_BATCH):
+    every = distributed.size() * EVALUATION_BATCH
+    for start in range(distributed.rank() * EVALUATION_BATCH, len(images), every):
         batch = slice(start, start + EVALUATION_BATCH)
         with autocast(images.device, precision):
             logits = network(data.standardize(images[batch]))
         loss += F.cross_entropy(logits.float(), labels[batch], reduction="sum").cpu().double()
         correct += int((logits.argmax(1) == labels[batch]).sum())
-    return float(loss) / len(images), correct / len(images)
+    loss, correct = distributed.total(float(loss), correct, device=images.device)
+    return loss / len(images), correct / len(images)

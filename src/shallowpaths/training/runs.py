@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shallowpaths.data import Dataset, PaddedPixels
 from shallowpaths.networks import ResidualMLP, ResidualNetwork, WideResNet
 from shallowpaths.recipes import get_recipe
+from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
 from shallowpaths.training.lanes import Lanes
@@ -76,6 +77,7 @@ class Run:
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=layout)
         self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
+        distributed.slice_dropout(self.network)
         optimizer = make_optimizer(self.network, config)
         self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
         self.states, self.load = self.step.states, self.step.load
@@ -87,7 +89,10 @@ class Run:
         taken, (times,) = [] if taken is None else taken, self.timetables
         rates = times.rates(number)
         self.network.train()
-        take_steps(self.step.take, zip(*times.batches(number, self.step.data), rates, strict=True), on_step, taken)
+        own = distributed.share(times.batch_size)
+        batches = (part[:, own] for part in times.batches(number, self.step.data))
+        take_steps(self.step.take, zip(*batches, rates, strict=True), on_step, taken)
+        distributed.share_buffers(self.network)
         return epoch_results(taken, rates)
 
 

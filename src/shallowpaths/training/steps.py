@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.data import Dataset, PaddedPixels
 from shallowpaths.networks import ResidualNetwork
+from shallowpaths.training import distributed
 
 log = logging.getLogger(__name__)
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
@@ -32,7 +33,7 @@ class StepOptions:
     Attributes:
         channels_last: activations in torch.channels_last.
         compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
-        graph: CUDA only: the step is recorded once and replayed.
+        graph: CUDA only: the step is recorded once and replayed; by a process alone, DistributedDataParallel has no part in it.
         tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
         deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
             with torch 2.11 or newer.
@@ -79,21 +80,25 @@ class Step:
         compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
         block_of = _compiled_block(self.options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
-        self.on_graph = self.options.graph and self.device.type == "cuda"
+        shared = distributed.joined()
+        self.joint = distributed.data_parallel(network, lambda x: self.forward(x)) if shared else None  # what it is by then
+        self.on_graph = self.options.graph and self.device.type == "cuda" and not shared
         self.recorded: Recorded | None = None
-        self.tried = not (compiled or self.on_graph)  # what was not asked for cannot fail
+        self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
 
     def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         """One step on the images at `index` [B], shifted by `offsets` [B, 2] and mirrored by `flips` [B].
 
         Returns:
-            The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device.
+            The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device. Of the
+            whole batch, where several processes have a slice of it each.
         """
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self._try(index, offsets, flips)
             self._set_rate(rate)
-            return (self.recorded or self._step)(index, offsets, flips)
+            came_to = (self.recorded or self._step)(index, offsets, flips)
+            return came_to if self.joint is None else distributed.mean(*came_to)
 
     def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
@@ -119,7 +124,7 @@ class Step:
         images, labels = self.batch(index, offsets, flips)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
-            logits = self.forward(images)
+            logits = (self.joint or self.forward)(images)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         self.optimizer.step()
@@ -133,7 +138,10 @@ class Step:
                 group["lr"] = rate * group["rate_factor"]
 
     def _try(self, *inputs: Tensor) -> None:
-        """Compile and record; then the network, the optimizer and the random state are what they were."""
+        """Compile and record; then the network, the optimizer and the random state are what they were.
+
+        DistributedDataParallel orders what it sends by a first step, so that a resumed run adds in the same order.
+        """
         self.tried = True
         with unchanged(self._tensors):
             try:

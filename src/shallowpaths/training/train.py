@@ -19,7 +19,7 @@ from shallowpaths import data as datasets
 from shallowpaths._device import arithmetic, device_name, named_if_too_large, resolve_device
 from shallowpaths.data import Dataset
 from shallowpaths.networks import count_parameters
-from shallowpaths.training import checkpoints
+from shallowpaths.training import checkpoints, distributed
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.curvature import curvature
@@ -45,6 +45,11 @@ def train(
     versions in it. A run whose loss stops being finite is a result, not an error: it ends there, as "diverged".
     torch's random state is left as it was found.
 
+    Started by torchrun, its processes train one network together, by torch's DistributedDataParallel: each takes its slice of
+    every batch, and all return the same record, whose device_name counts them. It is the run of one process to rounding,
+    but that batch normalization takes its statistics over a process's slice, as over a ghost batch; the moving averages are
+    the first process's. Only the first one shows progress and writes checkpoints.
+
     Args:
         data_folder: where CIFAR-10's files are or shall be (see `shallowpaths.data.load`).
         progress: show a bar on stderr; it hides itself where TQDM_DISABLE=1 is set.
@@ -55,9 +60,9 @@ def train(
         options: what makes the step fast; None takes the device's defaults. They change rounding at most.
 
     Raises:
-        ValueError: a device that is not there, a run that its data is too small for or that does not fit in memory, data
-            that cannot be read; a checkpoint folder that cannot be written, or a checkpoint in it that does not belong to
-            this run.
+        ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that its data is too
+            small for or that does not fit in memory, data that cannot be read; a checkpoint folder that cannot be written,
+            or a checkpoint in it that does not belong to this run.
     """
     return train_lanes([config], data_folder, progress, checkpoint_folder, checkpoint_every, options)[0]
 
@@ -82,13 +87,18 @@ def train_lanes(
 
     Raises:
         ValueError: the configs differ in more than learning rate and seed, or use dropout, whose random numbers a lane
-            does not draw as a run alone does, or measure curvature; the lanes do not fit in memory together; and what `train` refuses.
+            does not draw as a run alone does, or measure curvature; torchrun's processes; the
+            lanes do not fit in memory together; and what `train` refuses.
     """
     only_configs(configs)
     if len(configs) != 1:
         check_lanes(configs)
     first, lanes = configs[0], len(configs)
-    device = resolve_device(first.device)
+    distributed.join()
+    device = distributed.own_device(resolve_device(first.device))
+    distributed.share(first.batch_size)  # refuses what cannot be shared
+    if lanes > 1 and distributed.joined():
+        raise ValueError("lanes are many runs on one device, torchrun's processes one run on many: train each config by itself")
     configs = [config.replace(device=device.type) for config in configs]
     saver = None
     if checkpoint_folder is not None:
@@ -106,17 +116,17 @@ def train_lanes(
         ),
         arithmetic(device, options.tf32, options.deterministic),
     ):
-        data = datasets.load(first.data, device, data_folder)
+        data = distributed.one_before_others(lambda: datasets.load(first.data, device, data_folder))
         first.split(len(data.train_images))  # refuses what cannot be trained on so many
         data = data.hold_out(first.validation)
         started = time.perf_counter()
         runs = Run(first, data, options=options) if lanes == 1 else LaneRuns(configs, data, options)
         position = Position([{"outcome": "running", "curve": []} for _ in configs])
-        _run(runs, data, position, saver, title, progress, first.curvature_images)
-    if saver and not keep_checkpoint:
+        _run(runs, data, position, saver, title, progress and distributed.is_first(), first.curvature_images)
+    if saver and not keep_checkpoint and distributed.is_first():
         checkpoints.discard(saver.path)
-    seconds = position.seconds + time.perf_counter() - started
-    return [
+    seconds, name = position.seconds + time.perf_counter() - started, device_name(device)
+    records = [
         RunRecord(
             config=config,
             parameters=count_parameters(runs.networks[0]),
@@ -124,13 +134,14 @@ def train_lanes(
             train_images=len(data.train_images),
             seconds=round(seconds / lanes, 3),
             lanes=lanes,
-            device_name=device_name(device),
+            device_name=f"{distributed.size()} x {name}" if distributed.size() > 1 else name,
             versions=versions(),
             commit=commit(),
             **result,
         )
         for config, result in zip(configs, position.results, strict=True)
     ]
+    return distributed.from_first(records)
 
 
 def _run(
@@ -209,21 +220,22 @@ class _Saver:
     """The checkpoint of what is trained: saved not too often, restored once."""
 
     def __init__(self, path: Path, configs: list[dict[str, Any]], every: float):
-        checkpoints.prepare(path.parent)
+        if distributed.is_first():
+            checkpoints.prepare(path.parent)
         self.path, self.configs, self.every = path, configs, every
         self.seconds_before = 0.0
 
     def resume(self, runs: Trainable, position: Position) -> None:
         """Where there is a checkpoint, put the runs, torch's generators and the position where it has them."""
         self.saved = self.started = time.monotonic()
-        if self.path.exists():
+        if distributed.from_first(self.path.exists()):
             vars(position).update(vars(checkpoints.restore(self.path, self.configs, runs)))
             self.seconds_before = position.seconds
 
     def save_if_due(self, runs: Trainable, position: Position) -> None:
         """Save, if the last time is long enough ago. A full disk costs the checkpoint, not the run."""
         now = time.monotonic()
-        if now - self.saved < self.every:
+        if now - self.saved < self.every or not distributed.is_first():
             return
         now_at = dataclasses.replace(position, seconds=self.seconds_before + now - self.started)
         try:

@@ -1,0 +1,192 @@
+"""Several processes that train one network: torchrun starts them, DistributedDataParallel averages their gradients.
+
+Each takes its slice of every batch. A process alone is the first of one, and none of this does anything then.
+"""
+
+import atexit
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+LOOK_AGAIN = 0.1  # seconds
+
+T = TypeVar("T")
+
+
+def join() -> None:
+    """Meet the other processes, where torchrun's environment says that there are some. A group that exists is taken as it is.
+
+    Raises:
+        ValueError: a part of torchrun's environment is missing, or is no number.
+    """
+    if joined() or not {"RANK", "WORLD_SIZE"} & set(os.environ):
+        return
+    for name in NUMBERS:
+        if not os.environ.get(name, "").isdigit():
+            found = ", ".join(f"{n}={os.environ.get(n)}" for n in NUMBERS)
+            raise ValueError(f"{name} is no whole number in {found}: torchrun sets all of them, start with it or unset them")
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(_shared_name(store, rank, size), store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    atexit.register(dist.destroy_process_group)
+
+
+def _shared_name(store: dist.Store, rank: int, size: int) -> str:
+    """A name that only the processes of this start agree on, with the first one.
+
+    After a restart torchrun's store still holds the addresses of the dead, under the names that the living look for.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("first", mine)
+        for other in range(1, size):
+            store.set(store.get(f"{mine} {other}").decode(), mine)
+        return mine
+    while not store.check([mine]):  # "first" may still be one of the dead, who answers nobody
+        store.set(f"{store.get('first').decode()} {rank}", mine)
+        time.sleep(LOOK_AGAIN)
+    return store.get(mine).decode()
+
+
+def joined() -> bool:
+    """Whether this process belongs to a group, even of one."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if joined() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if joined() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that shows progress and writes files."""
+    return rank() == 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's: of a machine's GPUs the one that LOCAL_RANK counts.
+
+    Raises:
+        ValueError: the machine has fewer GPUs than processes; on MPS processes cannot talk to each other.
+    """
+    if not joined() or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ValueError(f"device {device.type!r} has no way between processes: choose cpu or cuda")
+    local, there = int(os.environ.get("LOCAL_RANK") or torch.cuda.current_device()), torch.cuda.device_count()
+    if local >= there:
+        raise ValueError(f"LOCAL_RANK {local}: this machine has {there} GPUs, start at most as many processes on it")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def share(batch_size: int) -> slice:
+    """This process's images of each batch: consecutive ones, as many as every other's.
+
+    Raises:
+        ValueError: the processes do not divide the batch.
+    """
+    each, rest = divmod(batch_size, size())
+    if rest:
+        raise ValueError(f"batch_size {batch_size} cannot be shared among {size()} processes: choose a multiple of {size()}")
+    return slice(rank() * each, (rank() + 1) * each)
+
+
+def data_parallel(network: nn.Module, call: Callable[[Tensor], Tensor]) -> DistributedDataParallel:
+    """`call`, which runs `network`, such that its backward pass averages the gradients over all processes.
+
+    Before each call all take over the first one's buffers, moving averages that is.
+    """
+    return DistributedDataParallel(_Called(network, call))
+
+
+class _Called(nn.Module):
+    """One module, as DistributedDataParallel wants it, of a network and the way in which it is called."""
+
+    def __init__(self, network: nn.Module, call: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.network, self.call = network, call
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.call(images)
+
+
+class SlicedDropout(nn.Dropout):
+    """Dropout of this process's slice, by the mask that one process draws for the whole batch.
+
+    So the images' masks are independent, and all processes' random states stay the same: a checkpoint has one of them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B / processes, ...] -> the same."""
+        mask = super().forward(torch.ones(size() * len(x), *x.shape[1:], device=x.device))
+        return x * mask[share(len(mask))]
+
+
+def slice_dropout(network: nn.Module) -> None:
+    """Put SlicedDropout in the place of the network's dropout, where there are several processes."""
+    for parent in list(network.modules()) if joined() else []:
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, SlicedDropout(child.p))
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's moving averages."""
+    for buffer in network.buffers() if joined() else []:
+        dist.broadcast(buffer, src=0)
+
+
+def mean(*values: Tensor) -> tuple[Tensor, ...]:
+    """Of each number, the mean over the processes."""
+    together = torch.stack(values) / size()
+    dist.all_reduce(together)
+    return together.unbind()
+
+
+def total(*values: float, device: torch.device) -> tuple[float, ...]:
+    """Of each number, the sum over the processes, which meet on `device`."""
+    if not joined():
+        return values
+    together = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(together)
+    return tuple(together.tolist())
+
+
+def from_first(value: T) -> T:
+    """The first process's value, everywhere."""
+    box = [value]
+    if joined():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def one_before_others(load: Callable[[], T]) -> T:
+    """`load()`, by one process of each machine first: the others then find what it has downloaded."""
+    if not joined():
+        return load()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        _wait_for_all()
+        return load()
+    loaded = load()
+    _wait_for_all()
+    return loaded
+
+
+def _wait_for_all() -> None:
+    dist.all_gather_object([None] * size(), None)  # barrier would take a GPU even where all compute on the CPU
