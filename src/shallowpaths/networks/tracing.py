@@ -98,18 +98,28 @@ class _Tracer(fx.Tracer):
             self.untraced[name] = str(error)
             return self.create_proxy("call_module", name, args, kwargs)
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self.batch is None else _Sized(node, self)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
-        if self.batch is None:
-            return super().to_bool(obj)
-        self.shapes, node = self.shapes or _Shapes(self.root, self.graph, self.batch), obj.node
+        return super().to_bool(obj) if self.batch is None else bool(self.value(obj.node))
+
+    def value(self, node: fx.Node) -> Any:
+        """What a node gives for the batch."""
+        self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
         self.evaluates = True  # torch.fx has replaced what modules do when they are called, and when a weight is read
         try:
-            return bool(self.shapes.so_far()[node])
+            return self.shapes.so_far()[node]
         finally:
             self.evaluates = False
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self.evaluates else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _Sized(fx.Proxy):
+    def __len__(self) -> int:
+        return len(self.tracer.value(self.node))
 
 
 def residual_additions(module: fx.GraphModule, batch: Tensor) -> list[ResidualAddition]:
