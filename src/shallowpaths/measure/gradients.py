@@ -88,7 +88,7 @@ def gradient_statistics(
 
     def start(last: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         if labels is None:
-            return last, _random_like(last, seed)
+            return last, random_like(last, seed)
         loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
         return loss, torch.ones_like(loss)
 
@@ -129,7 +129,7 @@ def gradient_correlation(
         return torch.cat([x, _neighbours(x, correlation, seed)])
 
     def start(last: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001, the loss plays no part
-        return last, _random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
+        return last, random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
 
     together = inputs if neighbours is None else torch.cat([inputs, neighbours])
     at_first_block = pair if neighbours is None else None
@@ -183,7 +183,7 @@ def _pull_back(
     return signals, gradients[::-1]
 
 
-def _random_like(x: Tensor, seed: int) -> Tensor:
+def random_like(x: Tensor, seed: int) -> Tensor:
     """Unit Gaussian numbers of x's shape, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
@@ -193,7 +193,7 @@ def _neighbours(x: Tensor, correlation: float, seed: int) -> Tensor:
     """x with its deviations from the batch's mean, channel by channel, mixed with noise of their size."""
     dims = [0, *range(2, x.ndim)]
     variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    noise = _random_like(x, seed + 1) * variance.sqrt()
+    noise = random_like(x, seed + 1) * variance.sqrt()
     return mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise
 
 

@@ -1,5 +1,7 @@
 """The residual additions of any network, found in its graph as torch.fx traces it, never by the names of its classes."""
 
+import contextlib
+import copy
 import functools
 import operator
 from collections import OrderedDict
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import _pytree as trees
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__", "__radd__"}
@@ -106,9 +108,9 @@ class _Tracer(fx.Tracer):
 
     def value(self, node: fx.Node) -> Any:
         """What a node gives for the batch."""
-        self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
         self.evaluates = True  # torch.fx has replaced what modules do when they are called, and when a weight is read
         try:
+            self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
             return self.shapes.so_far()[node]
         finally:
             self.evaluates = False
@@ -130,25 +132,12 @@ def residual_additions(module: fx.GraphModule, batch: Tensor) -> list[ResidualAd
 
     Args:
         module: from `trace`.
-        batch: as the network takes it; only its shape and type are read, nothing is computed.
+        batch: as the network takes it; its shape and type are read, and its values if a module could not be traced.
 
     Raises:
         ValueError: a network without residual addition; a batch that does not fit.
     """
-    flow, names = _Flow(module, batch), set()
-    additions = [node for node in flow.parents if node.target in _ADDITIONS]
-    found = [
-        ResidualAddition(_unique(_place(node), names), node, *operands)
-        for node in additions
-        if (operands := flow.residual_operands(node))
-    ]
-    if not found:
-        whole = f" inside these, which could not be traced: {', '.join(u)}" if (u := module.meta["untraced"]) else ""
-        raise ValueError(
-            f"{type(module).__name__} has no residual addition{' outside of modules' if whole else ''}{whole}: give a"
-            " network with skip paths, such as torchvision's resnet18, or add x + branch(x) to its forward"
-        )
-    return found
+    return Flow(module, batch).additions()
 
 
 def _place(node: fx.Node) -> str:
@@ -162,16 +151,21 @@ def _unique(name: str, taken: set[str]) -> str:
     return name
 
 
-class _Flow:
+class Flow:
     """How activations flow through a graph: each one's parents, its dominators, and the weights on the way.
 
+    Args, errors: as in `residual_additions`.
+
     Attributes:
+        values: what each node gives, of the right shape and type, without data.
         parents: of each activation, the activations that it is computed from; in the order of the forward pass.
         above: its immediate dominator, the nearest activation through which every way from the input goes.
     """
 
     def __init__(self, module: fx.GraphModule, batch: Tensor):
-        self.values = _Shapes(module, module.graph, batch).so_far()
+        with torch.random.fork_rng():
+            shapes = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"]))
+            self.module, self.values = module, shapes.so_far()
         self.parents: dict[fx.Node, list[fx.Node]] = {}
         self.above: dict[fx.Node, fx.Node | None] = {}
         self.depth: dict[fx.Node | None, int] = {None: 0}
@@ -179,17 +173,37 @@ class _Flow:
         of_weights: set[fx.Node] = set()  # parameters, and what is computed from nothing else
         parameters = dict(module.named_parameters(remove_duplicate=False))
         for node in module.graph.nodes:
-            parents = [other for other in node.all_input_nodes if other in self.parents]
+            inputs = node.all_input_nodes
+            if node.op == "call_method" and node.target.endswith("_as"):  # expand_as reads its argument's shape alone
+                inputs = inputs[:1]
+            parents = [other for other in inputs if other in self.parents]
             if node.op == "placeholder" or (parents and self._is_activation(node)):
                 self.parents[node] = parents
                 self.above[node] = functools.reduce(self.common, parents) if parents else None
                 self.depth[node] = self.depth[self.above[node]] + 1
-                read = [self.values[other] for other in node.all_input_nodes if other in of_weights]
+                read = [self.values[other] for other in inputs if other in of_weights]
                 if node.op == "call_module":
                     read += module.get_submodule(node.target).parameters()
                 self.weights[node] = _cost(read)
-            elif node.target in parameters or any(other in of_weights for other in node.all_input_nodes):
+            elif node.target in parameters or any(other in of_weights for other in inputs):
                 of_weights.add(node)
+
+    def additions(self) -> list[ResidualAddition]:
+        """The residual additions, in the order of the forward pass."""
+        candidates, names = [node for node in self.parents if node.target in _ADDITIONS], set()
+        found = [
+            ResidualAddition(_unique(_place(node), names), node, *operands)
+            for node in candidates
+            if (operands := self._residual_operands(node))
+        ]
+        if not found:
+            whole = ", ".join(self.module.meta["untraced"])
+            raise ValueError(
+                f"{type(self.module).__name__} has no residual addition"
+                f"{f' outside of what could not be traced ({whole})' if whole else ''}: give a network with skip paths,"
+                " such as torchvision's resnet18, or add x + branch(x) to its forward"
+            )
+        return found
 
     def _is_activation(self, node: fx.Node) -> bool:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -204,7 +218,7 @@ class _Flow:
             first = self.above[first]
         return first
 
-    def residual_operands(self, node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
+    def _residual_operands(self, node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
         """(skip, branch, source) of an addition; None if it is no residual one."""
         operands = self.parents[node]
         shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
@@ -216,15 +230,15 @@ class _Flow:
         skip, branch = sorted(operands, key=lambda operand: self.lightest(source, operand))
         return (skip, branch, source) if self._has_weights(source, branch) else None
 
-    def lightest(self, source: fx.Node, node: fx.Node) -> Cost:
-        """The cost of the way from an activation to a later one that has the fewest layers with weights."""
+    def lightest(self, source: fx.Node, node: fx.Node) -> Cost | None:
+        """The cost of the way from one activation to another that has the fewest layers with weights; None: no way."""
         costs = {source: (0, 0, 0)}
         between = list(self.parents)
         for other in between[between.index(source) + 1 : between.index(node) + 1]:
             known = [costs[parent] for parent in self.parents[other] if parent in costs]
             if known:
                 costs[other] = tuple(a + b for a, b in zip(min(known), self.weights[other], strict=True))
-        return costs[node]
+        return costs.get(node)
 
     def _has_weights(self, source: fx.Node, node: fx.Node) -> bool:
         ahead, seen = [node], {source}
@@ -236,12 +250,18 @@ class _Flow:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph, also while it grows, on tensors without data: what a node gives has its shape and type."""
+    """Runs a copy of a graph, also while it grows, on tensors without data: what a node gives has its shape and type.
 
-    def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor):
+    real: on the data, which a module that decides by its input's values needs.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor, real: bool = False):
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode, self.given = contextlib.nullcontext() if real else mode, tuple(batch.shape)
+        with contextlib.nullcontext() if real else FakeCopyMode(mode):
+            module, batch = copy.deepcopy((module, batch.detach()))
         super().__init__(module, garbage_collect_values=False, graph=graph)
-        self.mode, self.given = FakeTensorMode(allow_non_fake_inputs=True), tuple(batch.shape)
-        self.args_iter = iter([self.mode.from_tensor(batch)])
+        self.args_iter = iter([batch])
 
     def so_far(self) -> dict[fx.Node, Any]:
         """What each node gives that the graph has by now."""
