@@ -198,13 +198,9 @@ def _ratio(part: float, whole: float) -> float:
 
 def _collected(flow: Flow, additions: list[ResidualAddition], measured: list[dict[str, float]]) -> dict[str, Any]:
     """Blocks, path lengths and verdict, the fields of an Inspection."""
-    numbers: dict[fx.Node, int] = {}
-    for addition in additions:  # a way without weights from an earlier sum: the same trunk
-        before = [n for n in reversed(numbers) if (cost := flow.lightest(n, addition.skip)) and cost[:2] == (0, 0)]
-        numbers[addition.node] = numbers[before[0]] + 1 if before else 1
     blocks = tuple(
         InspectedBlock(addition.name, number, **block)
-        for addition, number, block in zip(additions, numbers.values(), measured, strict=True)
+        for addition, number, block in zip(additions, _numbers(flow, additions), measured, strict=True)
     )
     lengths = [
         _mean_length(flow, {addition: share(block) for addition, block in zip(additions, blocks, strict=True)})
@@ -217,6 +213,20 @@ def _collected(flow: Flow, additions: list[ResidualAddition], measured: list[dic
     trunk = [block for addition, block in zip(additions, blocks, strict=True) if addition.node in dominators] or blocks
     names = ("mean_path_length", "biased_path_length", "even_path_length")
     return {"blocks": blocks, **dict(zip(names, lengths, strict=True)), **judge(trunk, *lengths)._asdict()}
+
+
+def _numbers(flow: Flow, additions: list[ResidualAddition]) -> list[int]:
+    """Each addition's place on its trunk: since a skip path came from a sum before it by a way without weights."""
+    skips, numbers = {addition.node: addition.skip for addition in additions}, {}
+    place: dict[fx.Node, int] = {}  # of the latest sum that such a way leads back to, among all sums; -1 without one
+    for node, parents in flow.parents.items():
+        if node in skips:
+            before = place[skips[node]]
+            numbers[len(numbers)] = numbers.get(before, 0) + 1
+            place[node] = len(numbers) - 1
+        else:
+            place[node] = max((place[p] for p in parents), default=-1) if flow.weights[node][:2] == (0, 0) else -1
+    return list(numbers.values())
 
 
 def _mean_length(flow: Flow, shares: dict[ResidualAddition, float]) -> float:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
-from shallowpaths.measure.tangents import through_block
+from shallowpaths.measure.tangents import through, through_block
+from shallowpaths.networks import ResidualBlock
+from shallowpaths.networks.tracing import trace
 from shallowpaths.theory.checks import whole
 
 
@@ -55,7 +57,7 @@ def path_spectrum(
     A random tangent at the first block's input, one for each input of the batch, goes forward through the blocks. ReLU
     gates and normalization statistics are frozen at what the inputs make them, so that the tangent's way is linear. It
     is kept in parts by the number of branches taken so far: a block's skip path leaves a part where it is, its branch
-    moves it on by one. A shortcut with weights is a skip path.
+    moves it on by one. A shortcut with weights is a skip path. A module between blocks leaves all parts where they are.
 
     Args:
         network: any network made of residual blocks; in float64 it goes deeper before its signal overflows.
@@ -65,7 +67,8 @@ def path_spectrum(
         seed: of the tangents.
 
     Raises:
-        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives.
+        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives; blocks
+            that are not joined by modules, one after the other.
     """
     check_inputs(inputs)
     blocks = residual_blocks(network)
@@ -76,8 +79,13 @@ def path_spectrum(
         x = _first_block_input(network, inputs)
         generator = torch.Generator().manual_seed(seed)
         parts = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)[None]  # [parts, N, C, ...]
-        for number, block in enumerate(blocks, start=1):
-            x, parts = through_block(block, x, parts, longest + 2)
+        number = 0
+        for step in _steps(network):
+            if not isinstance(step, ResidualBlock):
+                x, parts = through(step, x, parts)
+                continue
+            number += 1
+            x, parts = through_block(step, x, parts, longest + 2)
             if not torch.isfinite(x).all():
                 raise ValueError(
                     f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
@@ -85,6 +93,20 @@ def path_spectrum(
                 )
             parts = _rescaled(parts, number, len(blocks))
     return _collected(parts, longest, len(blocks))
+
+
+def _steps(network: nn.Module) -> list[nn.Module]:
+    """From the first residual block to the last, in the order of the forward pass, with the modules between."""
+    graph = trace(network, leaves=(ResidualBlock,))
+    modules = {node: graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"}
+    blocks = [node for node, module in modules.items() if isinstance(module, ResidualBlock)]
+    steps = [node := blocks[0]]
+    while node is not blocks[-1]:
+        (node, *others), before = node.users, node
+        if others or node not in modules:
+            raise ValueError(f"after {before.target} comes {node.target}: only modules, one by one, may stand between blocks")
+        steps.append(node)
+    return [modules[node] for node in steps]
 
 
 class _Arrived(Exception):

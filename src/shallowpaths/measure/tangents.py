@@ -16,16 +16,16 @@ def through_block(block: ResidualBlock, x: Tensor, parts: Tensor, room: int) -> 
     parts: [k, N, C, ...], part i has taken i branches. Comes back one part longer, but with at most `room` parts: the
     last one then holds all paths of length `room` - 1 and more.
     """
-    out, out_parts = _through(block.preactivations[0], x, parts)
+    out, out_parts = through(block.preactivations[0], x, parts)
     skip, skip_parts = x, parts
     if block.shortcut is not None:
-        skip, skip_parts = _through(block.shortcut, out, out_parts)
-    branch, branch_parts = _through(block.layers[0], out, _last_two_together(out_parts, room))
+        skip, skip_parts = through(block.shortcut, out, out_parts)
+    branch, branch_parts = through(block.layers[0], out, _last_two_together(out_parts, room))
     for preactivation, layer in zip(block.preactivations[1:], block.layers[1:], strict=True):
-        branch, branch_parts = _through(layer, *_through(preactivation, branch, branch_parts))
-    branch, branch_parts = _through(block.scale, branch, branch_parts)
+        branch, branch_parts = through(layer, *through(preactivation, branch, branch_parts))
+    branch, branch_parts = through(block.scale, branch, branch_parts)
     parts = _added(skip_parts if block.addition.skip_path else None, branch_parts) * block.addition.scale
-    return _through(block.norm_after, block.addition(skip, branch), parts)
+    return through(block.norm_after, block.addition(skip, branch), parts)
 
 
 def _last_two_together(parts: Tensor, room: int) -> Tensor:
@@ -43,11 +43,11 @@ def _added(skip: Tensor | None, branch: Tensor) -> Tensor:
     return total
 
 
-def _through(module: nn.Module, x: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+def through(module: nn.Module, x: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
     """Signal and tangents after a module. An activation in place changes both in place, as it does in the network."""
     if isinstance(module, nn.Sequential):
         for step in module:
-            x, parts = _through(step, x, parts)
+            x, parts = through(step, x, parts)
         return x, parts
     if isinstance(module, nn.ReLU):
         gates = x > 0

@@ -30,7 +30,7 @@ def judge(trunk: Sequence[Block], length: float, biased: float, even: float) -> 
     """The verdict on blocks that follow one another. [derived]
 
     Rules, the first that holds:
-        exploding: an output is not finite.
+        exploding: an output's second moment is not finite.
         identity-biased: the mean path length is nearer, as a ratio, to that of branch shares 1/(l+1), which batch
             normalization on the branch gives, than to that of shares 1/2; and it is less than 0.9 of the latter.
         exploding: the variance more than doubles over the second half of the blocks. Doubling blocks make it
@@ -46,7 +46,7 @@ def judge(trunk: Sequence[Block], length: float, biased: float, even: float) -> 
     blocks, half = len(trunk), max(1, len(trunk) // 2)
     overflowed = next((block.name for block in trunk if not math.isfinite(block.output_second_moment)), None)
     if overflowed:
-        return _exploding(blocks, f"the signal overflows in {overflowed}")
+        return _exploding(blocks, f"the second moment overflows in {overflowed}")
     if length < min(math.sqrt(biased * even), NOTICEABLE * even):
         reason = f"a path takes {length:.2f} branches on average, of {even:.2f} if skip paths and branches weighed the same"
         return Verdict("identity-biased", reason, _KEEP)

@@ -43,7 +43,7 @@ class ResidualAddition:
     source: fx.Node
 
 
-def trace(model: nn.Module, batch: Tensor | None = None) -> fx.GraphModule:
+def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
     """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
 
     Leaves are torch's own layers, classes derived from them, and modules without weights that read one activation. A
@@ -53,13 +53,14 @@ def trace(model: nn.Module, batch: Tensor | None = None) -> fx.GraphModule:
     Args:
         model: takes one argument, the batch; others keep their defaults.
         batch: if given, what a forward decides by a shape is decided as for this batch; nothing is computed.
+        leaves: classes to leave whole, too.
 
     Raises:
         ValueError: no module; a model whose own forward cannot be traced, with the reason.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
-    tracer, name = _Tracer(batch), type(model).__name__
+    tracer, name = _Tracer(batch, leaves), type(model).__name__
     try:
         graph = tracer.trace(model)
     except Exception as error:  # whatever a forward raises when it is given a proxy
@@ -72,14 +73,16 @@ def trace(model: nn.Module, batch: Tensor | None = None) -> fx.GraphModule:
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # a forward that changes a buffer changes none while it is traced
 
-    def __init__(self, batch: Tensor | None):
+    def __init__(self, batch: Tensor | None, leaves: tuple[type[nn.Module], ...]):
         super().__init__()
-        self.batch, self.untraced, self.shapes, self.evaluates = batch, {}, None, False
+        self.leaves, self.batch, self.untraced, self.shapes, self.evaluates = leaves, batch, {}, None, False
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:  # noqa: ARG002
         return root_fn, [self.root, self.create_proxy("placeholder", "batch", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002, torch's signature
+        if isinstance(m, self.leaves):
+            return True
         if isinstance(m, _COMPOSED):
             return False
         derived = any(kind.__module__.startswith("torch.nn.") for kind in type(m).__mro__ if kind is not nn.Module)
