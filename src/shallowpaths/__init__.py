@@ -30,6 +30,7 @@ _ROOMS = {
     ),
     "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),
+    "measure": ("inspect",),
     "networks": ("GhostBatchNorm", "ResidualMLP", "WideResNet", "count_parameters"),
     "recipes": ("Recipe", "get_recipe"),
     "theory.depth": ("blocks_of",),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import signal
 import sys
 import tempfile
@@ -188,6 +189,25 @@ def list_records(store: Path, best: int | None) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is no file: give a sweep's folder or file, or \"shipped\" for the package's own records")
     click.echo(tables.describe(load_records(path), best))
+
+
+@main.command("inspect")
+@click.argument("model")
+@click.option("--batch-size", type=click.IntRange(min=2), default=8, help="How many random images.")
+@click.option("--image-size", type=click.IntRange(min=1), default=224, help="Their height and width.")
+@click.option("--training/--evaluation", default=True, help="The mode in which it is measured.")
+@click.option("--seed", default=0, help="Of the weights and the images.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def inspect_model(model: str, batch_size: int, image_size: int, training: bool, seed: int, as_json: bool) -> None:
+    """Find and measure MODEL's residual additions: torchvision:NAME, timm:NAME or path/to/file.py:factory."""
+    import torch
+
+    from shallowpaths.measure import inspect
+    from shallowpaths.networks.loading import load_model
+
+    torch.manual_seed(seed)
+    found = inspect(load_model(model), torch.randn(batch_size, 3, image_size, image_size), training=training, seed=seed)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)
 
 
 @main.command("recipes")

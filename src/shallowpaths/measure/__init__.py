@@ -14,6 +14,7 @@ from shallowpaths.measure.gradients import (
     gradient_statistics,
 )
 from shallowpaths.measure.guard import left_as_found, residual_additions, residual_blocks
+from shallowpaths.measure.inspection import InspectedBlock, Inspection, inspect
 from shallowpaths.measure.moving import MovingStatistics, moving_statistics
 from shallowpaths.measure.noise import GradientNoise, gradient_noise
 from shallowpaths.measure.objective import NotFinite
@@ -22,8 +23,8 @@ from shallowpaths.measure.signals import SignalStatistics, signal_statistics
 from shallowpaths.measure.spectrum import PathSpectrum, path_spectrum
 
 __all__ = [
-    "GradientCorrelation", "GradientNoise", "GradientStatistics", "HessianEigenvalues", "InputCorrelation", "MovingStatistics",
-    "NotFinite", "PathSpectrum", "SignalStatistics", "gradient_correlation", "gradient_noise", "gradient_statistics",
-    "hessian_eigenvalues", "input_correlation", "left_as_found", "moving_statistics", "path_spectrum", "predicted_signal",
-    "residual_additions", "residual_blocks", "signal_statistics",
+    "GradientCorrelation", "GradientNoise", "GradientStatistics", "HessianEigenvalues", "InputCorrelation", "InspectedBlock",
+    "Inspection", "MovingStatistics", "NotFinite", "PathSpectrum", "SignalStatistics", "gradient_correlation", "gradient_noise",
+    "gradient_statistics", "hessian_eigenvalues", "input_correlation", "inspect", "left_as_found", "moving_statistics",
+    "path_spectrum", "predicted_signal", "residual_additions", "residual_blocks", "signal_statistics",
 ]  # fmt: skip

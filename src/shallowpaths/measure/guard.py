@@ -14,8 +14,8 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @contextlib.contextmanager
-def left_as_found(network: nn.Module, training: bool) -> Iterator[contextlib.ExitStack]:
-    """Set the network's mode within; put mode, buffers, gradients and random state back after, also on an error.
+def left_as_found(network: nn.Module, training: bool | None) -> Iterator[contextlib.ExitStack]:
+    """Set the network's mode within, None for no change; put mode, buffers, gradients and random state back after, also on an error.
 
     Yields a stack for what else is to be undone at the end: ``stack.callback(handle.remove)`` for a hook. Within,
     parameters have no gradient. It may be used between a training step's forward and its backward pass.
@@ -29,7 +29,8 @@ def left_as_found(network: nn.Module, training: bool) -> Iterator[contextlib.Exi
         stack.callback(_put_back, modes, buffers, gradients)
         for parameter, _ in gradients:
             parameter.grad = None
-        network.train(training)
+        if training is not None:
+            network.train(training)
         yield stack
 
 

@@ -1,5 +1,6 @@
 """The path spectrum: how much of a tangent takes 0, 1, 2 ... residual branches on its way through the network."""
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from shallowpaths.measure.gradients import random_like
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
 from shallowpaths.measure.moving import BATCH_NORMALIZATIONS
 from shallowpaths.networks import ResidualBlock
+from shallowpaths.networks.tracing import trace
 from shallowpaths.theory.checks import whole
 
 
@@ -44,7 +46,7 @@ def path_spectrum(
     A random tangent at the first block's input, one for each input of the batch, goes forward through the blocks. ReLU
     gates and normalization statistics are frozen at what the inputs make them, so that the tangent's way is linear. It
     is kept in parts by the number of branches taken so far: a block's skip path leaves a part where it is, its branch
-    moves it on by one. A shortcut with weights is a skip path.
+    moves it on by one. A shortcut with weights is a skip path. Modules between blocks are on every path.
 
     Args:
         network: any network made of residual blocks; in float64 it goes deeper before its signal overflows.
@@ -54,7 +56,8 @@ def path_spectrum(
         seed: of the tangents.
 
     Raises:
-        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives.
+        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives; something else
+            than modules, one after the other, between the blocks.
     """
     check_inputs(inputs)
     blocks = residual_blocks(network)
@@ -62,10 +65,16 @@ def path_spectrum(
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
     tangent: list[Tensor] = []  # in parts [k, N, C, ...]: part i has taken i branches
+    before, reached = _modules_before(network), []
 
     def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
         x, number = arguments[0], blocks.index(block) + 1
-        if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
+        for module in before[block]:
+            y = reached.pop()
+            reached.append(module(y.clone()))
+            tangent.append(_derivative(lambda y, module=module: module(y.clone()), y, tangent.pop()))
+        reached[:] = [block.forward(x.clone())]  # here its normalizations freeze
+        if not torch.isfinite(reached[0]).all():
             raise ValueError(
                 f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
                 " from there on: use a wider type (network.double()) or fewer blocks"
@@ -85,6 +94,23 @@ def path_spectrum(
     masses[: len(tangent[0])] = [float(in_float64(part).square().sum()) for part in tangent[0]]
     shares = masses / masses.sum()
     return PathSpectrum(shares[:-1], float(shares[-1]))
+
+
+def _modules_before(network: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+    """For each residual block, the modules between the last block and it."""
+    graph = trace(network, leaves=(ResidualBlock,))
+    modules = {node: graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"}
+    nodes = [node for node, module in modules.items() if isinstance(module, ResidualBlock)]
+    found: dict[nn.Module, list[nn.Module]] = {modules[nodes[0]]: []}
+    for node, last in itertools.pairwise(nodes):
+        before, passed = node, []
+        while (after := next(iter(before.users))) is not last:
+            if len(before.users) > 1 or after not in modules:
+                raise ValueError(f"after {before.target} comes {after.target}: only modules, one by one, may stand between blocks")
+            passed.append(modules[after])
+            before = after
+        found[modules[last]] = passed
+    return found
 
 
 def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:

@@ -1,0 +1,287 @@
+"""The residual additions of any network, found in its graph as torch.fx traces it, never by the names of its classes."""
+
+import contextlib
+import copy
+import functools
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils import _pytree as trees
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__", "__radd__"}
+_SHAPE_READERS = ("new_", "zeros", "ones", "full", "empty", "rand")  # new_zeros, randn_like: they read no values
+_COMPOSED = (
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer,
+    nn.TransformerDecoder, nn.TransformerDecoderLayer,
+)  # fmt: skip
+
+Cost = tuple[int, int, int]  # of a way: layers with a matrix of weights, layers with other weights, steps
+
+
+@dataclass(frozen=True)
+class ResidualAddition:
+    """skip + branch: two activations of one shape that come from one source, at least one of them through weights.
+
+    Attributes:
+        name: qualified name of the module in whose forward the addition stands; its second addition is "name:2".
+        node: the addition, a node of the traced graph.
+        skip: the operand with fewer layers of weights on its lightest way from the source.
+        branch: the other operand.
+        source: the nearest activation through which every way from the network's input to either operand goes.
+    """
+
+    name: str
+    node: fx.Node
+    skip: fx.Node
+    branch: fx.Node
+    source: fx.Node
+
+
+def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
+    """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
+
+    Leaves are torch's own layers, classes derived from them, and modules without weights that read one activation. A
+    module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason. What a
+    forward decides by itself, as by `self.training` or by default arguments, is decided as the model stands.
+
+    Args:
+        model: takes one argument, the batch; others keep their defaults.
+        batch: if given, what a forward decides by a shape is decided as for this batch; nothing is computed.
+        leaves: classes to leave whole, too.
+
+    Raises:
+        ValueError: no module; a model whose own forward cannot be traced, with the reason.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
+    tracer, name = _Tracer(batch, leaves), type(model).__name__
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # whatever a forward raises when it is given a proxy
+        raise ValueError(f"{name}'s own forward cannot be traced by torch.fx: {error}") from error
+    module = fx.GraphModule(model, graph, name)
+    module.meta["untraced"] = tracer.untraced
+    return module
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # a forward that changes a buffer changes none while it is traced
+
+    def __init__(self, batch: Tensor | None, leaves: tuple[type[nn.Module], ...]):
+        super().__init__()
+        self.leaves, self.batch, self.untraced, self.shapes, self.evaluates = leaves, batch, {}, None, False
+
+    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:  # noqa: ARG002
+        return root_fn, [self.root, self.create_proxy("placeholder", "batch", (), {})]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002, torch's signature
+        if isinstance(m, self.leaves):
+            return True
+        if isinstance(m, _COMPOSED):
+            return False
+        derived = any(kind.__module__.startswith("torch.nn.") for kind in type(m).__mro__ if kind is not nn.Module)
+        weightless = not any(True for _ in m.children()) and not any(True for _ in m.parameters())
+        return derived or (weightless and self.activations == 1)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.evaluates:
+            return forward(*args, **kwargs)
+        self.activations = sum(isinstance(value, fx.Proxy) for value in (*args, *kwargs.values()))
+        last, stack = next(iter(reversed(self.graph.nodes))), OrderedDict(self.module_stack)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:  # noqa: BLE001, whatever a forward raises when it is given a proxy
+            while (node := next(iter(reversed(self.graph.nodes)))) is not last:
+                self.graph.erase_node(node)
+            self.module_stack, name = stack, self.path_of_module(m)
+            self.untraced[name] = str(error)
+            return self.create_proxy("call_module", name, args, kwargs)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return super().proxy(node) if self.batch is None else _Sized(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return super().to_bool(obj) if self.batch is None else bool(self.value(obj.node))
+
+    def value(self, node: fx.Node) -> Any:
+        """What a node gives for the batch."""
+        self.evaluates = True  # torch.fx has replaced what modules do when they are called, and when a weight is read
+        try:
+            self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
+            return self.shapes.so_far()[node]
+        finally:
+            self.evaluates = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.evaluates else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _Sized(fx.Proxy):
+    def __len__(self) -> int:
+        return len(self.tracer.value(self.node))
+
+
+def residual_additions(module: fx.GraphModule, batch: Tensor) -> list[ResidualAddition]:
+    """The residual additions of a traced network, in the order of its forward pass.
+
+    An addition counts if its operands are activations of one shape and have a source, and there are weights between
+    the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
+
+    Args:
+        module: from `trace`.
+        batch: as the network takes it; its shape and type are read, and its values if a module could not be traced.
+
+    Raises:
+        ValueError: a network without residual addition; a batch that does not fit.
+    """
+    return Flow(module, batch).additions()
+
+
+def _place(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return next(reversed(stack.values()))[0] if stack else "forward"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    numbered = (name if number == 1 else f"{name}:{number}" for number in range(1, len(taken) + 2))
+    taken.add(name := next(n for n in numbered if n not in taken))
+    return name
+
+
+class Flow:
+    """How activations flow through a graph: each one's parents, its dominators, and the weights on the way.
+
+    Args, errors: as in `residual_additions`.
+
+    Attributes:
+        values: what each node gives, of the right shape and type, without data.
+        parents: of each activation, the activations that it is computed from; in the order of the forward pass.
+        above: its immediate dominator, the nearest activation through which every way from the input goes.
+    """
+
+    def __init__(self, module: fx.GraphModule, batch: Tensor):
+        with torch.random.fork_rng():
+            shapes = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"]))
+            self.module, self.values = module, shapes.so_far()
+        self.parents: dict[fx.Node, list[fx.Node]] = {}
+        self.above: dict[fx.Node, fx.Node | None] = {}
+        self.depth: dict[fx.Node | None, int] = {None: 0}
+        self.weights: dict[fx.Node, Cost] = {}
+        of_weights: set[fx.Node] = set()  # parameters, and what is computed from nothing else
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        for node in module.graph.nodes:
+            inputs = node.all_input_nodes
+            if node.op == "call_method" and node.target.endswith("_as"):  # expand_as reads its argument's shape alone
+                inputs = inputs[:1]
+            parents = [other for other in inputs if other in self.parents]
+            if node.op == "placeholder" or (parents and self._is_activation(node)):
+                self.parents[node] = parents
+                self.above[node] = functools.reduce(self.common, parents) if parents else None
+                self.depth[node] = self.depth[self.above[node]] + 1
+                read = [self.values[other] for other in inputs if other in of_weights]
+                if node.op == "call_module":
+                    read += module.get_submodule(node.target).parameters()
+                self.weights[node] = _cost(read)
+            elif node.target in parameters or any(other in of_weights for other in inputs):
+                of_weights.add(node)
+
+    def additions(self) -> list[ResidualAddition]:
+        """The residual additions, in the order of the forward pass."""
+        candidates, names = [node for node in self.parents if node.target in _ADDITIONS], set()
+        found = [
+            ResidualAddition(_unique(_place(node), names), node, *operands)
+            for node in candidates
+            if (operands := self._residual_operands(node))
+        ]
+        if not found:
+            whole = ", ".join(self.module.meta["untraced"])
+            raise ValueError(
+                f"{type(self.module).__name__} has no residual addition"
+                f"{f' outside of what could not be traced ({whole})' if whole else ''}: give a network with skip paths,"
+                " such as torchvision's resnet18, or add x + branch(x) to its forward"
+            )
+        return found
+
+    def _is_activation(self, node: fx.Node) -> bool:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        reads_shape = node.op in ("call_function", "call_method") and name.startswith(_SHAPE_READERS)
+        return not reads_shape and any(True for _ in _floating(self.values[node]))
+
+    def common(self, first: fx.Node | None, second: fx.Node | None) -> fx.Node | None:
+        """The nearest activation that dominates both; None if they have no one input in common."""
+        while first is not second:
+            if self.depth[first] < self.depth[second]:
+                first, second = second, first
+            first = self.above[first]
+        return first
+
+    def _residual_operands(self, node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
+        """(skip, branch, source) of an addition; None if it is no residual one."""
+        operands = self.parents[node]
+        shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
+        if len(operands) != 2 or len(shapes) != 1 or None in shapes:
+            return None
+        source = self.common(*operands)
+        if source is None:
+            return None
+        skip, branch = sorted(operands, key=lambda operand: self.lightest(source, operand))
+        return (skip, branch, source) if self._has_weights(source, branch) else None
+
+    def lightest(self, source: fx.Node, node: fx.Node) -> Cost | None:
+        """The cost of the way from one activation to another that has the fewest layers with weights; None: no way."""
+        costs = {source: (0, 0, 0)}
+        between = list(self.parents)
+        for other in between[between.index(source) + 1 : between.index(node) + 1]:
+            known = [costs[parent] for parent in self.parents[other] if parent in costs]
+            if known:
+                costs[other] = tuple(a + b for a, b in zip(min(known), self.weights[other], strict=True))
+        return costs.get(node)
+
+    def _has_weights(self, source: fx.Node, node: fx.Node) -> bool:
+        ahead, seen = [node], {source}
+        while ahead:
+            if (other := ahead.pop()) not in seen:
+                seen.add(other)
+                ahead += self.parents[other]
+        return any(self.weights[other][:2] != (0, 0) for other in seen - {source})
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a copy of a graph, also while it grows, on tensors without data: what a node gives has its shape and type.
+
+    real: on the data, which a module that decides by its input's values needs.
+    """
+
+    def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor, real: bool = False):
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode, self.given = contextlib.nullcontext() if real else mode, tuple(batch.shape)
+        with contextlib.nullcontext() if real else FakeCopyMode(mode):
+            module, batch = copy.deepcopy((module, batch.detach()))
+        super().__init__(module, garbage_collect_values=False, graph=graph)
+        self.args_iter = iter([batch])
+
+    def so_far(self) -> dict[fx.Node, Any]:
+        """What each node gives that the graph has by now."""
+        for node in self.graph.nodes:
+            if node not in self.env:
+                try:
+                    with self.mode, torch.no_grad():
+                        self.env[node] = self.run_node(node)
+                except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+                    raise ValueError(f"a batch of shape {self.given} does not go through {node.target}: {error}") from error
+        return self.env
+
+
+def _floating(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in trees.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+
+def _cost(weights: list[Tensor]) -> Cost:
+    matrices = [weight for weight in weights if weight.numel() > max(weight.shape, default=1)]
+    return (int(bool(matrices)), int(bool(weights) and not matrices), 1)
