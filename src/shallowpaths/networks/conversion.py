@@ -25,8 +25,6 @@ ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "si
 NORMALIZING_FUNCTIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm")
 EXAMPLE_PIXELS = 32
 
-Modules = dict[nn.Module, nn.Module]
-
 
 @dataclass(frozen=True)
 class Conversion:
@@ -87,9 +85,7 @@ def to_skipinit(
     return plan.carried_out("skipinit", scalar, {old: _bias(old) for old in plan.of(NORMALIZATIONS)}, before={})
 
 
-def to_fixup(
-    model: nn.Module, *, example: Tensor | None = None, generator: torch.Generator | None = None
-) -> nn.Module:
+def to_fixup(model: nn.Module, *, example: Tensor | None = None, generator: torch.Generator | None = None) -> nn.Module:
     """A copy of a residual network without normalization, as Fixup starts it (Zhang et al. 2019) [paper].
 
     The classifier and the last layer of each branch are 0, the other m - 1 layers of a branch are He's times d^(-1/(2m-2)).
@@ -117,9 +113,10 @@ class _Plan:
     """A copy of a network, what stands where in it, and how it is changed."""
 
     def __init__(self, model: nn.Module, example: Tensor | None):
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model {model!r} must be a torch.nn.Module")
         self.model = copy.deepcopy(model)
-        example = _example(self.of(LAYERS)) if example is None and isinstance(model, nn.Module) else example
-        traced = trace(self.model, example)
+        traced = trace(self.model, example := _example(self.model) if example is None else example)
         _check_modules(self.model, traced.meta["untraced"])
         self.nodes = list(traced.graph.nodes)
         self.modules = {node: traced.get_submodule(node.target) for node in self.nodes if node.op == "call_module"}
@@ -143,7 +140,7 @@ class _Plan:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def carried_out(self, recipe: str, scalar: float, biases: Modules, before: Modules) -> nn.Module:
+    def carried_out(self, recipe: str, scalar: float, biases: dict, before: dict) -> nn.Module:
         """The copy with `biases` for its normalizations, a module before some layers, and a scalar at the branches' ends."""
         scales = {end: Scale(scalar) for end in self.ends}
         parts = {layer: [shift, layer] for layer, shift in before.items()}
@@ -151,8 +148,7 @@ class _Plan:
         for end, scale in scales.items():
             parts[end] = [*parts.get(end, [] if type(end) is nn.Identity else [end]), scale]
         layers, put_in = self.of(LAYERS), [*biases.values(), *before.values()]
-        with_weights = {module for module in self.model.modules() if [*module.parameters(recurse=False)]}
-        kept = {type(module).__name__ for module in with_weights - {*layers, *biases}}
+        kept = {type(m).__name__ for m in {*self.of((nn.Module,))} - {*layers, *biases} if [*m.parameters(recurse=False)]}
         instead = {old: new[0] if len(new) == 1 else nn.Sequential(*new) for old, new in parts.items()}
         for parent in list(self.model.modules()):
             parent._modules.update({name: instead[old] for name, old in parent._modules.items() if old in instead})
@@ -160,9 +156,8 @@ class _Plan:
             new.to(layers[0].weight).reset_parameters()
         for new in (*scales.values(), *put_in, *instead.values()):
             new.training = self.model.training
-        learned = sum(new.bias.requires_grad for new in put_in)
-        report = recipe, len(self.additions), scalar, len(biases), learned, len(layers), tuple(sorted(kept))
-        self.model.conversion = Conversion(*report)
+        counts = len(biases), sum(new.bias.requires_grad for new in put_in), len(layers)
+        self.model.conversion = Conversion(recipe, len(self.additions), scalar, *counts, tuple(sorted(kept)))
         return self.model
 
     def chain(self, addition: ResidualAddition) -> list[nn.Module]:
@@ -182,21 +177,15 @@ class _Plan:
 
     def _end(self, addition: ResidualAddition) -> nn.Module:
         """The innermost module whose output is the branch, and nothing else."""
-        skip, branch = (
-            sum(node in self.layers for node in _way(operand, addition.source)) for operand in (addition.skip, addition.branch)
-        )
+        ways = _way(addition.skip, addition.source), _way(addition.branch, addition.source)
+        skip, branch = (sum(node in self.layers for node in way) for way in ways)
         if skip and skip >= branch:
-            raise ValueError(
-                f"{addition.name} adds what comes from {skip} and from {branch} layers, and neither is a skip path: without"
-                " normalization the variance would double there"
-            )
+            raise ValueError(f"{addition.name} adds two branches, of {skip} and {branch} layers, and neither is a skip path")
         around = _modules_around(addition.node)
         name = next((name for name in reversed(_modules_around(addition.branch)) if name not in around), None)
         if name is None:
-            raise ValueError(
-                f"the branch at {addition.name} ends in {addition.branch.name!r}, which is no module: let it end in an"
-                " nn.Identity() of its own, and a scalar takes its place"
-            )
+            end = addition.branch.name
+            raise ValueError(f"the branch at {addition.name} ends in {end!r}, no module: let it end in an nn.Identity() of its own")
         inside = {node for node in self.nodes if name in _modules_around(node)}
         ends = {(other.branch, other.node) for other in self.additions}
         if {(node, user) for node in inside for user in node.users if user not in inside} - ends:
@@ -235,8 +224,7 @@ def _check_modules(model: nn.Module, untraced: dict[str, str]) -> None:
             raise ValueError(f"{type(model).__name__} is converted already: {name} is a scalar")
         if re.search("Norm(?!al)", kind) and not inside:
             raise ValueError(
-                f"{name} is a {kind}: only batch and group normalization can be left out here. What a Transformer's"
-                " attention computes depends on the size that its normalization gives"
+                f"{name} is a {kind}: only batch and group normalization can be left out. Attention depends on its inputs' size"
             )
         if inside and name in untraced:
             raise ValueError(f"{name} has layers, and torch.fx cannot trace it: {untraced[name]}")
@@ -269,8 +257,8 @@ def _bias(normalization: nn.Module) -> Bias:
     return Bias(normalization.num_channels if of_groups else normalization.num_features, normalization.bias is not None)
 
 
-def _example(layers: list[nn.Module]) -> Tensor:
+def _example(model: nn.Module) -> Tensor:
     """Two zeros of what the first layer takes."""
-    first = layers[0] if layers else nn.Linear(1, 1)
+    first = next((module for module in model.modules() if isinstance(module, LAYERS)), nn.Linear(1, 1))
     inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
     return first.weight.new_zeros(2, inputs, *[EXAMPLE_PIXELS] * (first.weight.ndim - 2))
