@@ -135,9 +135,10 @@ def test_the_model_stays_as_it_is_and_the_copy_is_a_module_like_any(convert):
     for copied in (other, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
         assert torch.equal(copied(images()), expected)
         assert copied.conversion == converted.conversion
-    again = convert(small(), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(again.layer4[0].get_parameter("conv1.weight" if convert is sp.to_skipinit else "conv1.1.weight"),
-                       converted.layer4[0].get_parameter("conv1.weight" if convert is sp.to_skipinit else "conv1.1.weight"))
+    again = convert(small(), generator=torch.Generator().manual_seed(0)).state_dict()
+    drawn = [name for name, value in converted.state_dict().items() if value.ndim > 1]
+    assert len(drawn) == 13
+    assert all(torch.equal(again[name], converted.state_dict()[name]) for name in drawn)
     assert all(p.dtype == torch.float64 for p in convert(model.double()).parameters())
 
 
@@ -182,22 +183,25 @@ def resnet_normalizations(blocks, layers):
     return blocks * layers + 1 + (3 if layers == 2 else 4)
 
 
-@pytest.mark.parametrize("convert", [sp.to_skipinit, functools.partial(sp.to_skipinit, alpha="1/sqrt(d)"), sp.to_fixup])
-def test_a_converted_network_learns_the_digits(convert):
+@pytest.mark.parametrize(
+    ("convert", "rate"),
+    [(sp.to_skipinit, 0.01), (functools.partial(sp.to_skipinit, alpha="1/sqrt(d)"), 0.01), (sp.to_fixup, 0.02)],
+)
+def test_a_converted_network_learns_the_digits(convert, rate):
     data = sp.data.load("digits")
-    pixels = F.interpolate(data.standardize(data.train_images), size=32).expand(-1, 3, -1, -1)
-    converted = convert(small(width_per_group=64))
-    optimizer = torch.optim.SGD(converted.parameters(), lr=0.02, momentum=0.9)
+    pixels = F.interpolate(data.standardize(data.train_images[:1280]), size=32).expand(-1, 3, -1, -1)
+    converted = convert(small())
+    optimizer = torch.optim.SGD(converted.parameters(), lr=rate, momentum=0.9)
     losses = []
-    for step in range(40):
-        index = torch.arange(32 * step, 32 * step + 32) % len(pixels)
-        loss = F.cross_entropy(converted(pixels[index]), data.train_labels[index])
+    for images, labels in zip(pixels.split(32), data.train_labels[:1280].split(32), strict=True):
+        loss = F.cross_entropy(converted(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
-    assert any(module.alpha.item() not in (0, 1) for module in converted.modules() if isinstance(module, Scale))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.9 * 5 * math.log(10)  # better than knowing nothing
+    assert all(module.alpha.item() not in (0, 1) for module in converted.modules() if isinstance(module, Scale))
 
 
 @pytest.mark.parametrize("norm", [functools.partial(nn.BatchNorm2d, affine=False), functools.partial(nn.GroupNorm, 2)])

@@ -82,7 +82,9 @@ def to_skipinit(
     plan = _Plan(model, example)
     plan.initialize(generator)
     scalar = 1 / math.sqrt(len(plan.additions)) if alpha == ONE_OVER_SQRT_BLOCKS else float(alpha)
-    return plan.carried_out("skipinit", scalar, {old: _bias(old) for old in plan.of(NORMALIZATIONS)}, before={})
+    channels = {old: getattr(old, "num_features", None) or old.num_channels for old in plan.of(NORMALIZATIONS)}
+    biases = {old: Bias(count, learns=old.bias is not None) for old, count in channels.items()}
+    return plan.carried_out("skipinit", scalar, biases, before={})
 
 
 def to_fixup(model: nn.Module, *, example: Tensor | None = None, generator: torch.Generator | None = None) -> nn.Module:
@@ -119,6 +121,7 @@ class _Plan:
         traced = trace(self.model, example := _example(self.model) if example is None else example)
         _check_modules(self.model, traced.meta["untraced"])
         self.nodes = list(traced.graph.nodes)
+        self.around = {node: [name for name, _ in node.meta.get("nn_module_stack", {}).values()] for node in self.nodes}
         self.modules = {node: traced.get_submodule(node.target) for node in self.nodes if node.op == "call_module"}
         self.layers = {node: module for node, module in self.modules.items() if isinstance(module, LAYERS)}
         self._check_graph()
@@ -181,16 +184,15 @@ class _Plan:
         skip, branch = (sum(node in self.layers for node in way) for way in ways)
         if skip and skip >= branch:
             raise ValueError(f"{addition.name} adds two branches, of {skip} and {branch} layers, and neither is a skip path")
-        around = _modules_around(addition.node)
-        name = next((name for name in reversed(_modules_around(addition.branch)) if name not in around), None)
-        if name is None:
+        own = [name for name in self.around[addition.branch] if name not in self.around[addition.node]]
+        if not own:
             end = addition.branch.name
             raise ValueError(f"the branch at {addition.name} ends in {end!r}, no module: let it end in an nn.Identity() of its own")
-        inside = {node for node in self.nodes if name in _modules_around(node)}
+        inside = {node for node in self.nodes if own[-1] in self.around[node]}
         ends = {(other.branch, other.node) for other in self.additions}
         if {(node, user) for node in inside for user in node.users if user not in inside} - ends:
-            raise ValueError(f"{name} ends the branch at {addition.name}, and has other uses, which a scalar would change")
-        return self.model.get_submodule(name)
+            raise ValueError(f"{own[-1]} ends the branch at {addition.name}, and has other uses, which a scalar would change")
+        return self.model.get_submodule(own[-1])
 
     def _check_graph(self) -> None:
         """Refuse normalization that no bias can replace."""
@@ -223,9 +225,7 @@ def _check_modules(model: nn.Module, untraced: dict[str, str]) -> None:
         if isinstance(module, Scale):
             raise ValueError(f"{type(model).__name__} is converted already: {name} is a scalar")
         if re.search("Norm(?!al)", kind) and not inside:
-            raise ValueError(
-                f"{name} is a {kind}: only batch and group normalization can be left out. Attention depends on its inputs' size"
-            )
+            raise ValueError(f"{name} is a {kind}: only batch and group normalization can be left out safely; attention needs its size")
         if inside and name in untraced:
             raise ValueError(f"{name} has layers, and torch.fx cannot trace it: {untraced[name]}")
         if isinstance(module, LAYERS) and not type(module).__module__.startswith("torch.nn.modules."):
@@ -241,20 +241,10 @@ def _way(node: fx.Node, source: fx.Node | None = None) -> Iterator[fx.Node]:
         node = next((other for other in node.all_input_nodes if other.op != "get_attr"), source)
 
 
-def _modules_around(node: fx.Node) -> list[str]:
-    """Names of the modules in whose forward a node stands, from the outermost to the innermost."""
-    return [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-
-
 def _applied_by(normalization: nn.Module | None) -> list[nn.Module]:
     """What timm's normalizations apply to their result: dropout, activation."""
     parts = [getattr(normalization, name, None) for name in ("drop", "act")]
     return [part for part in parts if isinstance(part, nn.Module) and type(part) is not nn.Identity]
-
-
-def _bias(normalization: nn.Module) -> Bias:
-    of_groups = isinstance(normalization, nn.GroupNorm)
-    return Bias(normalization.num_channels if of_groups else normalization.num_features, normalization.bias is not None)
 
 
 def _example(model: nn.Module) -> Tensor:
