@@ -5,10 +5,11 @@ meet, which is where the paper's quantities live and where `shallowpaths.measure
 """
 
 from shallowpaths.networks.architectures import ResidualMLP, WideResNet, count_parameters
+from shallowpaths.networks.conversion import Conversion, to_fixup, to_skipinit
 from shallowpaths.networks.ghost import GhostBatchNorm
-from shallowpaths.networks.residual import ResidualAddition, ResidualBlock, ResidualNetwork, Scale, Shift
+from shallowpaths.networks.residual import Bias, ResidualAddition, ResidualBlock, ResidualNetwork, Scale, Shift
 
 __all__ = [
-    "GhostBatchNorm", "ResidualAddition", "ResidualBlock", "ResidualMLP", "ResidualNetwork", "Scale", "Shift", "WideResNet",
-    "count_parameters",
+    "Bias", "Conversion", "GhostBatchNorm", "ResidualAddition", "ResidualBlock", "ResidualMLP", "ResidualNetwork", "Scale",
+    "Shift", "WideResNet", "count_parameters", "to_fixup", "to_skipinit",
 ]  # fmt: skip

@@ -54,6 +54,21 @@ class Shift(nn.Module):
         return x + self.bias
 
 
+class Bias(nn.Module):
+    """Add one number per channel, 0 at first. The result is a new tensor, whether or not the numbers learn."""
+
+    def __init__(self, channels: int, learns: bool = True):
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(channels), requires_grad=learns)
+
+    def reset_parameters(self) -> None:
+        """Back to 0."""
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> the same
+        return (x.movedim(1, -1) + self.bias).movedim(-1, 1)
+
+
 class Preactivation(nn.Sequential):
     """What stands before a layer: normalization, then the activation, and Fixup's shifts before each."""
 
