@@ -19,6 +19,8 @@ from shallowpaths import __version__, recipes
 from shallowpaths.training.config import CHOICES, RunConfig
 
 DEVICES = CHOICES["device"]
+FOLDER = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
+WORKERS = "Processes that decode an imagefolder's images; 0 decodes in the one that trains."
 
 
 class _Commands(click.Group):
@@ -123,11 +125,12 @@ def _setting_help(name: str) -> str:
 @click.option(
     "--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate."
 )
-@click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
-)
+@click.option("--data-folder", type=click.Path(path_type=Path), help=FOLDER)
+@click.option("--workers", type=click.IntRange(min=0), default=0, help=WORKERS)
 @click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
-def train(effective_learning_rate: float | None, data_folder: Path | None, store: str | None, **settings: Any) -> None:
+def train(
+    effective_learning_rate: float | None, data_folder: Path | None, workers: int, store: str | None, **settings: Any
+) -> None:
     """Train one network and print its record."""
     learning_rate = settings.pop("learning_rate")
     if learning_rate is not None and effective_learning_rate is not None:
@@ -140,7 +143,7 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
         )
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
 
-    (record,) = sweep.sweep([config], store, data_folder)
+    (record,) = sweep.sweep([config], store, data_folder, workers=workers)
     click.echo(tables.describe_run(record))
 
 
@@ -163,10 +166,9 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     show_default=True,
     help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
 )
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help=WORKERS)
 @click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
-@click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
-)
+@click.option("--data-folder", type=click.Path(path_type=Path), help=FOLDER)
 def run_sweep(
     plan: str,
     store: str | None,
@@ -174,6 +176,7 @@ def run_sweep(
     limit_seconds: float | None,
     processes: int | None,
     lanes: int,
+    workers: int,
     device: str | None,
     data_folder: Path | None,
 ) -> None:
@@ -197,7 +200,7 @@ def run_sweep(
     if processes is None:
         processes = sweep.processes_for(configs)
     try:
-        options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes}
+        options = {"limit_seconds": limit_seconds, "processes": processes, "lanes": lanes, "workers": workers}
         records = sweep.sweep(configs, store, data_folder, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)

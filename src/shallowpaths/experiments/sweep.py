@@ -32,6 +32,7 @@ def sweep(
     limit_seconds: float | None = None,
     processes: int = 1,
     lanes: int = 1,
+    workers: int = 0,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
@@ -39,7 +40,7 @@ def sweep(
         store: where records are kept (see `Store`). A config whose record is there already is not run again, and each
             new record is on the disk before the next run starts. Runs that take minutes are saved in between, so that an
             interrupted sweep goes on in the middle of a run.
-        data_folder, progress: as in `train`.
+        data_folder, progress, workers: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
             cannot use several threads well.
@@ -63,7 +64,7 @@ def sweep(
         bar = stack.enter_context(_progress_bar(len(wanted), left, progress))
         folder = kept.checkpoint_folder if kept else None
         shown = progress and processes == 1
-        trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
+        trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder, workers=workers)
         jobs = itertools.takewhile(lambda _: time.monotonic() < end, in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
         for records in execute(jobs, trained):
@@ -101,10 +102,10 @@ def processes_for(configs: Iterable[RunConfig]) -> int:
 
 
 def _trained(
-    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: str | os.PathLike | None
+    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: str | os.PathLike | None, workers: int
 ) -> list[RunRecord]:
     """A job's records; its checkpoint stays until they are in the store."""
-    return train_lanes(job, data_folder, progress, folder, keep_checkpoint=True)
+    return train_lanes(job, data_folder, progress, folder, workers=workers, keep_checkpoint=True)
 
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:

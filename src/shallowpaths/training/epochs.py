@@ -1,6 +1,5 @@
 """Epochs: which images and which rate each step uses, the steps of one epoch, and the evaluation after it."""
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,22 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths._device import autocast
-from shallowpaths.data import Dataset, draw_augmentation
+from shallowpaths.data import Dataset
 
-EVALUATION_BATCH = 1000
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
 
 
-def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+def learning_rate_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     """What the learning rate is multiplied by in `step` (from 0) of `steps`.
+
+    warmup: steps at the start over which it rises, by equal parts of what the schedule says: step s has (s + 1) / warmup.
 
     "paper": 1 during the first half, then halved at the start of every tenth of the second half. Counted in steps,
     so that a run of a single epoch sees the whole schedule too.
     """
+    rising = min((step + 1) / warmup, 1.0) if warmup else 1.0
     if schedule == "constant" or 2 * step < steps:
-        return 1.0
+        return rising
     tenths = (2 * step - steps) * 10 // steps
-    return 0.5 ** (tenths + 1)
+    return rising * 0.5 ** (tenths + 1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Timetable:
         images: of the training split.
         batch_size: images a step.
         steps: of the whole run; the last epoch may end within.
-        learning_rate, schedule, seed: as in RunConfig.
+        learning_rate, schedule, seed, warmup_epochs: as in RunConfig.
     """
 
     images: int
@@ -47,6 +48,7 @@ class Timetable:
     learning_rate: float
     schedule: str
     seed: int
+    warmup_epochs: int = 0
 
     @property
     def epochs(self) -> int:
@@ -60,7 +62,8 @@ class Timetable:
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of each of an epoch's steps."""
         numbers = range(self.steps_before(epoch), self.steps_before(epoch + 1))
-        return [self.learning_rate * learning_rate_factor(self.schedule, step, self.steps) for step in numbers]
+        plan = self.steps, self.warmup_epochs * self.images // self.batch_size
+        return [self.learning_rate * learning_rate_factor(self.schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
         """Indices of the images that `epoch`'s steps use, int64 [S, B].
@@ -74,13 +77,9 @@ class Timetable:
         start = first - passes[0] * self.images
         return stream[start : start + last - first].view(-1, self.batch_size)
 
-    def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each of an epoch's S steps: images [S, B], crop offsets [S, B, 2] and flips [S, B], on the data's device."""
-        order = self.order(epoch)
-        generator = self._generator(epoch, "augmentation")
-        offsets, flips = draw_augmentation(order.numel(), data.padding, data.flips, generator)
-        parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
-        return tuple(part.to(data.train_images.device) for part in parts)
+    def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, ...]:
+        """Of each of an epoch's S steps what `data.draw` gives for its images, [S, B, ...]: a whole data set's index, offsets, flips."""
+        return data.draw(self.order(epoch), self._generator(epoch, "augmentation"))
 
     def _generator(self, epoch: int, purpose: str) -> torch.Generator:
         streams = ("order", "augmentation")
@@ -96,35 +95,42 @@ class EpochResult:
     accuracy: float
     learning_rate: float  # of the last step
     first_bad_step: int | None  # within the epoch, the first step whose loss was not finite
+    top5_accuracy: float | None = None
 
 
 def take_steps(
-    take: Callable[..., tuple[Tensor, Tensor]],
+    take: Callable[..., tuple[Tensor, ...]],
     batches: Iterable[tuple],
     on_step: Callable[[], object],
-    taken: list[tuple[Tensor, Tensor]],
+    taken: list[tuple[Tensor, ...]],
 ) -> None:
-    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch behind those that are there already.
+    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch; those behind what is there already.
 
     Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
     """
     watch = _Watch()
-    for number, batch in itertools.islice(enumerate(batches), len(taken), None):
+    for number, batch in enumerate(batches, start=len(taken)):
         taken.append(take(*batch))
         if watch.has_seen_the_end(number, taken[-1][0]):
             break
         on_step()
 
 
-def epoch_results(taken: list[tuple[Tensor, Tensor]], *rates: list[float]) -> list[EpochResult]:
+def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[EpochResult]:
     """Each run's result, from what its steps came to. rates: each run's, step by step."""
-    losses, correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
+    losses, *correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
     results = []
     for run, mine in enumerate(rates):
         bad = (~torch.isfinite(losses[:, run])).nonzero()
-        means = float(losses[:, run].mean()), float(correct[:, run].mean())
-        results.append(EpochResult(*means, mine[len(taken) - 1], int(bad[0]) if len(bad) else None))
+        loss, accuracy, *top5 = (float(values[:, run].mean()) for values in (losses, *correct))
+        results.append(EpochResult(loss, accuracy, mine[len(taken) - 1], int(bad[0]) if len(bad) else None, *top5))
     return results
+
+
+def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
+    """For each image, bool [N], whether its label is the likeliest; and with `counts_top5` whether it is among the five likeliest."""
+    right = [logits.argmax(1) == labels]
+    return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
 
 
 class _Watch:
@@ -154,15 +160,18 @@ class _Watch:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: Dataset, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
-    """Mean loss and accuracy on uint8 images, with the statistics gathered in training."""
+def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> dict[str, float]:
+    """Mean "loss", "accuracy" and perhaps "top5_accuracy" on a part of the data, with the statistics gathered in training.
+
+    part: "train", "validation" or "test".
+    """
     network.eval()
-    loss = torch.zeros((), dtype=torch.float64)
-    correct = 0
-    for start in range(0, len(images), EVALUATION_BATCH):
-        batch = slice(start, start + EVALUATION_BATCH)
-        with autocast(images.device, precision):
-            logits = network(data.standardize(images[batch]))
-        loss += F.cross_entropy(logits.float(), labels[batch], reduction="sum").cpu().double()
-        correct += int((logits.argmax(1) == labels[batch]).sum())
-    return float(loss) / len(images), correct / len(images)
+    count, totals = 0, []
+    for images, labels in data.plain(part, data.evaluation_batch):
+        with autocast(data.device, precision):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum").cpu().double()
+        totals.append([float(loss), *(int(right.sum()) for right in answers(logits, labels, data.counts_top5))])
+        count += len(labels)
+    names = ("loss", "accuracy", "top5_accuracy")
+    return {name: sum(values) / count for name, values in zip(names, zip(*totals, strict=True), strict=False)}
