@@ -28,6 +28,16 @@ def test_short_schedules_never_rise(steps):
     assert epochs.learning_rate_factor("constant", steps - 1, steps) == 1.0
 
 
+def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
+    """100 images in batches of 20 are 5 steps an epoch; of 30 steps the first 10 warm up, and the second half halves."""
+    times = timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
+    rates = [rate for epoch in range(6) for rate in times.rates(epoch)]
+    assert rates[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    plain = timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
+    assert rates[10:] == [rate for epoch in range(6) for rate in plain.rates(epoch)][10:]
+    assert epochs.learning_rate_factor("constant", 2, 30, warmup=4) == 0.75
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
 def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
     count = 6

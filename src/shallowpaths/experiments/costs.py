@@ -36,7 +36,7 @@ def operations_per_image(config: RunConfig) -> float:
     its first convolution of 7x7 and a maximum, a fourth of the pixels each: a bottleneck of 4 c, c and c to 4 c channels has
     2 * (4 + 9 + 4) * c^2 * pixels, with c = 64 k.
     """
-    channels, height, width = _image_shape(config)
+    channels, height, width = image_shape(config)
     if config.network == "resnet50-v2":
         first = 2 * 49 * channels * 64 * height * width / 4
         per_block = 2 * 17 * (64 * config.width) ** 2 * height * width / 16
@@ -48,7 +48,8 @@ def operations_per_image(config: RunConfig) -> float:
     return first + config.blocks * per_block
 
 
-def _image_shape(config: RunConfig) -> tuple[int, int, int]:
+def image_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(channels, height, width) of what the network sees."""
     return (3, config.image_size, config.image_size) if config.image_size else IMAGE_SHAPES[config.data]
 
 
@@ -133,7 +134,7 @@ def _step_seconds(config: RunConfig) -> float:
 
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
-        images = noise(config.data, PROBE_STEPS * config.batch_size, _image_shape(config)).to(config.device)
+        images = noise(config.data, PROBE_STEPS * config.batch_size, image_shape(config)).to(config.device)
         run = Run(config.replace(epochs=2), images)
         for epoch in range(2):  # the first warms up
             times.clear()
