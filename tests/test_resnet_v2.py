@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def test_without_normalization_the_blocks_start_as_their_shortcuts(recipe):
     with torch.no_grad():
         expected = 2 * F.relu(network.input_layer(images)).square().mean().item()
     starts = np.cumsum([0] + [blocks for _, _, blocks in STAGES])
-    for first, after in zip(starts, starts[1:], strict=False):
+    for first, after in itertools.pairwise(starts):
         np.testing.assert_allclose(found.skip_second_moment[first:after], found.skip_second_moment[first], rtol=1e-5)
     # 256 channels and more, each with a mean of its own: chi-squared, 5 deviations, which add up from stage to stage
     np.testing.assert_allclose(found.skip_second_moment[starts[:-1]] / expected, 1, atol=5 * np.sqrt(2 / 256 + 2 / 512))
