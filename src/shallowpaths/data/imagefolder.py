@@ -105,7 +105,8 @@ class _Images(torch.utils.data.Dataset):
     """What a worker does: decode the image that a key (index, seed) names, and transform it."""
 
     def __init__(self, folder: Path, names: np.ndarray, labels: Tensor, size: int, augment: bool):
-        self.folder, self.names, self.labels, self.size, self.augment = folder, names, labels, size, augment
+        self.folder, self.names, self.labels = folder, names, labels
+        self.plain, self.random = _transform(size, False), _transform(size, augment)
 
     def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor | None, int, list[str]]:
         """uint8 [C, H, W], its label, and what is wrong with files on the way: in training the next good one is taken."""
@@ -119,8 +120,8 @@ class _Images(torch.utils.data.Dataset):
                 continue
             with torch.random.fork_rng([]):
                 torch.default_generator.manual_seed(seed or 0)
-                transform = _transform(self.size, self.augment and seed is not None)
-                return transform(image), int(self.labels[place]), bad
+                pixels = (self.plain if seed is None else self.random)(image)
+            return pixels, int(self.labels[place]), bad
         return None, 0, bad
 
 
@@ -130,7 +131,6 @@ def _together(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor
     return images, torch.tensor([label for _, label in good]), [message for *_, bad in items for message in bad]
 
 
-@functools.cache
 def _transform(size: int, augment: bool) -> Callable[[Image.Image], Tensor]:
     v2 = import_torchvision("transforms.v2")  # seconds, so only where it is used
     if augment:
