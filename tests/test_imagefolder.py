@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from image_folders import CLASSES, write_images
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.data import load_folder
 from shallowpaths.training import checkpoints
@@ -15,7 +16,6 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import answers
 from shallowpaths.training.train import train, train_lanes
 
-CLASSES = "abcdefg"
 RUN = RunConfig(
     recipe="regularized-skipinit", network="residual-mlp", depth=6, width=8, data="imagefolder", image_size=16, epochs=2,
     batch_size=5, learning_rate=0.01, validation=0.2, device="cpu",
@@ -24,15 +24,7 @@ RUN = RunConfig(
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven classes, in train five images of each, in val two: a colour of the class's own, with noise, 24 x 32 pixels."""
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 5), ("val", 2)):
-        for label, name in enumerate(CLASSES):
-            (tmp_path / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 120, (24, 32, 3)) + np.array([20 * label, 60, 135 - 20 * label])
-                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / part / name / f"{number}.png")
-    return tmp_path
+    return write_images(tmp_path)
 
 
 def plain_images(data, part):

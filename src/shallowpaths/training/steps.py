@@ -88,7 +88,7 @@ class Step:
         """One step, on one step's part of the data's `feed`, and at a rate, the last argument.
 
         Returns:
-            The batch's mean loss before the step and its `shares` of right answers, 0-dimensional, on the device.
+            The batch's mean loss before the step and its share of right `answers`, 0-dimensional, on the device.
         """
         *fed, rate = inputs
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
