@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from shallowpaths.cli import main
+from shallowpaths.data import Dataset
 from shallowpaths.experiments.sweep import sweep
-from shallowpaths.training import distributed, epochs, train
+from shallowpaths.training import distributed, train
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import Step
@@ -84,7 +85,7 @@ def die_once(take):
 
 def run(folder):
     """Both lives."""
-    epochs.EVALUATION_BATCH = 100  # so that each process has a part, and the parts differ
+    Dataset.evaluation_batch = 100  # so that each process has a part, and the parts differ
     train.Run = KeptRun
     distributed.join()
     mine = folder / f"process-{distributed.rank()}"

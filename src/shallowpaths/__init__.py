@@ -30,7 +30,7 @@ _ROOMS = {
     ),
     "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),
-    "networks": ("GhostBatchNorm", "ResidualMLP", "WideResNet", "count_parameters"),
+    "networks": ("GhostBatchNorm", "ResNetV2", "ResidualMLP", "WideResNet", "count_parameters"),
     "recipes": ("Recipe", "get_recipe"),
     "theory.depth": ("blocks_of",),
     "pages.chapter": ("start_chapter",),

@@ -4,11 +4,11 @@ A block ends in a ResidualAddition, a module of its own: it sees the skip path a
 meet, which is where the paper's quantities live and where `shallowpaths.measure` looks. Imports recipes and theory.
 """
 
-from shallowpaths.networks.architectures import ResidualMLP, WideResNet, count_parameters
+from shallowpaths.networks.architectures import ResidualMLP, ResNetV2, WideResNet, count_parameters
 from shallowpaths.networks.ghost import GhostBatchNorm
 from shallowpaths.networks.residual import ResidualAddition, ResidualBlock, ResidualNetwork, Scale, Shift
 
 __all__ = [
-    "GhostBatchNorm", "ResidualAddition", "ResidualBlock", "ResidualMLP", "ResidualNetwork", "Scale", "Shift", "WideResNet",
-    "count_parameters",
+    "GhostBatchNorm", "ResNetV2", "ResidualAddition", "ResidualBlock", "ResidualMLP", "ResidualNetwork", "Scale", "Shift",
+    "WideResNet", "count_parameters",
 ]  # fmt: skip
