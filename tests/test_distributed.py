@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,20 @@ def test_half_an_environment_of_torchrun_is_refused(monkeypatch, environment, na
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f"{named}.*torchrun"):
         training.train(RUNS["killed"])
+
+
+def test_processes_that_start_again_do_not_wait_for_the_dead():
+    store = torch.distributed.HashStore()  # torchrun's, which outlives the processes
+
+    def meet():
+        with ThreadPoolExecutor() as pool:
+            second = pool.submit(distributed._shared_name, store, 1, 2)
+            time.sleep(0.3)  # in which it finds the name of those before
+            return distributed._shared_name(store, 0, 2), second.result()
+
+    (before, also_before), (now, also_now) = meet(), meet()
+    assert (before, now) == (also_before, also_now)
+    assert before != now
 
 
 def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch):
