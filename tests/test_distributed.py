@@ -65,7 +65,7 @@ def test_without_normalization_two_processes_are_one_with_the_whole_batch(folder
     one = alone(RUNS[name], data_folder=folder / "images")
     for process in found:
         for what in ("weights", "gradients"):
-            torch.testing.assert_close(process[name][what], one[what], rtol=0, atol=1e-6)
+            torch.testing.assert_close(process[name][what], one[what], rtol=1e-5, atol=1e-6)
         assert process[name]["result"] == approximately(one["result"])
     assert moved_far(RUNS[name], one["weights"])
 
