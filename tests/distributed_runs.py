@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from shallowpaths.cli import main
+from shallowpaths.data import Dataset
 from shallowpaths.experiments.sweep import sweep
-from shallowpaths.training import distributed, epochs, train
+from shallowpaths.training import distributed, train
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import Step
@@ -23,6 +24,9 @@ MLP = {"network": "residual-mlp", "depth": 10, "width": 16, "device": "cpu"}
 RUNS = {
     "dropout": RunConfig("regularized-skipinit", **MLP, batch_size=32, steps=60, curvature_images=128, validation=0.1),
     "convolutions": RunConfig("skipinit-1/sqrt(d)", depth=10, device="cpu", batch_size=32, steps=6),
+    "images": RunConfig(
+        "skipinit-1/sqrt(d)", **MLP, data="imagefolder", image_size=16, batch_size=4, epochs=2, validation=0.2
+    ),
     "normalized": RunConfig("batchnorm", depth=10, device="cpu", batch_size=32, steps=6),
     "diverging": RunConfig("unnormalized", **MLP, batch_size=32, steps=60, learning_rate=3.0),
     "killed": RunConfig("batchnorm", **MLP, batch_size=256, epochs=5),
@@ -84,14 +88,14 @@ def die_once(take):
 
 def run(folder):
     """Both lives."""
-    epochs.EVALUATION_BATCH = 100  # so that each process has a part, and the parts differ
+    Dataset.evaluation_batch = 100  # so that each process has a part, and the parts differ
     train.Run = KeptRun
     distributed.join()
     mine = folder / f"process-{distributed.rank()}"
     checkpoints = folder / "checkpoints"
     if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        found = {name: trained(config) for name, config in RUNS.items()} | {"refusals": refusals(RUNS["killed"])}
-        torch.save(found, mine)
+        found = {name: trained(config, data_folder=folder / "images") for name, config in RUNS.items()}
+        torch.save(found | {"refusals": refusals(RUNS["killed"])}, mine)
         Step.take = die_once(Step.take)
     (mine.with_suffix(".starts")).open("a").write(f"{len(list(folder.glob('checkpoints/*')))} ")
     options = {"checkpoint_folder": checkpoints, "checkpoint_every": 0}

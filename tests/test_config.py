@@ -64,6 +64,10 @@ def test_bad_depths_of_a_wide_resnet(depth):
         ("curvature_images", 256.0),
         ("curvature_images", 192),
         ("curvature_images", 300),
+        ("image_size", 224),
+        ("bad_images", "ignore"),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", 0.5),
         ("seed", 2**63),
         ("seed", True),
         ("depth", 6 * 10**5 + 4),
@@ -83,6 +87,14 @@ def test_a_rate_of_alpha_that_float32_does_not_hold_is_refused():
     assert RunConfig(learning_rate=1e-3, alpha_rate=1e38).alpha_rate == 1e38
     with pytest.raises(ValueError, match=r"learning_rate \* alpha_rate 4e\+38 must be .* below 3e\+38"):
         RunConfig(learning_rate=2e38, alpha_rate=2.0)
+
+
+@pytest.mark.parametrize("size", [7, 4097, 224.0, True])
+def test_a_bad_image_size_is_refused(size):
+    assert RunConfig(data="imagefolder").image_size == 224
+    assert RunConfig(data="imagefolder").key == RunConfig(data="imagefolder", image_size=224).key
+    with pytest.raises(ValueError, match=f"image_size {size} must be a whole number of at least 8"):
+        RunConfig(data="imagefolder", image_size=size)
 
 
 def test_effective_rate_is_the_papers():

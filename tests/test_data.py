@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from shallowpaths import data
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.data import PaddedPixels, draw_augmentation
+from shallowpaths.data import PaddedPixels, draw_augmentation, sources
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -149,9 +149,9 @@ def cifar_folder(tmp_path, monkeypatch):
         monkeypatch.setattr(datasets.CIFAR10, attribute, files)
     monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": md5(base / "batches.meta")})
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://localhost:9/cifar-10-python.tar.gz")  # no network in tests
-    data._cifar10.cache_clear()
+    sources._cifar10.cache_clear()
     yield tmp_path
-    data._cifar10.cache_clear()
+    sources._cifar10.cache_clear()
 
 
 def test_cifar_is_read_from_torchvisions_files(cifar_folder, monkeypatch):

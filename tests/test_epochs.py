@@ -28,6 +28,16 @@ def test_short_schedules_never_rise(steps):
     assert epochs.learning_rate_factor("constant", steps - 1, steps) == 1.0
 
 
+def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
+    """100 images in batches of 20 are 5 steps an epoch; of 30 steps the first 10 warm up, and the second half halves."""
+    times = timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
+    rates = [rate for epoch in range(6) for rate in times.rates(epoch)]
+    assert rates[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    plain = timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
+    assert rates[10:] == [rate for epoch in range(6) for rate in plain.rates(epoch)][10:]
+    assert epochs.learning_rate_factor("constant", 2, 30, warmup=4) == 0.75
+
+
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
 def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
     count = 6
@@ -98,7 +108,7 @@ def test_the_first_loss_that_is_not_finite_is_found():
 def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
     losses = torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, math.inf], [math.nan, math.inf], [7.0, 8.0]])
     taken = [(losses[0], losses[0] / 10)]
-    epochs.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses], lambda: None, taken)
+    epochs.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses[1:]], lambda: None, taken)
     assert len(taken) == 4
     first, second = epochs.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
     assert (first.loss, first.first_bad_step, first.learning_rate) == (3.0, None, 0.3)
@@ -118,9 +128,9 @@ def test_an_epochs_rates_are_the_schedules_over_all_steps(budget):
 def test_evaluation_equals_torchs_own_over_one_batch():
     digits = data.load("digits")
     network = ResidualMLP(recipe="batchnorm")
-    loss, accuracy = epochs.evaluate(network, digits, digits.train_images, digits.train_labels, "float32")  # two chunks
+    found = epochs.evaluate(network, digits, "train", "float32")  # two chunks
     network.eval()
     with torch.no_grad():
         logits = network(digits.standardize(digits.train_images))
-    assert loss == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
-    assert accuracy == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())
+    assert found["loss"] == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())

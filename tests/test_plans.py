@@ -97,7 +97,7 @@ def test_a_plan_that_is_not_there_is_refused_with_the_shipped_ones(tmp_path):
 
 def test_the_shipped_plans():
     sized = {f"{s}-{what}" for s in ("quick", "gpu", "paper") for what in ("depth", "batch-size")}
-    assert set(plans.NAMES) == sized | {"cpu-batch-size", "cpu-depth"}
+    assert set(plans.NAMES) == sized | {"cpu-batch-size", "cpu-depth", "paper-imagenet"}
     assert all(read_plan(name).description for name in plans.NAMES)
 
 
@@ -127,6 +127,15 @@ def test_the_paper_plans_are_the_protocol():
     assert {c.width for c in read_plan("paper-depth").configs} == {2}
 
 
+def test_the_imagenet_plan_has_the_papers_rows_and_batches():
+    configs = read_plan("paper-imagenet").configs
+    rows = {"batchnorm", "fixup", "skipinit-biases", "fixup-dropout", "regularized-skipinit"}
+    assert {(c.recipe, c.batch_size) for c in configs} == {(row, size) for row in rows for size in (256, 1024, 4096)}
+    assert {(c.network, c.depth, c.data, c.image_size, c.dropout) for c in configs} == {("resnet50-v2", 50, "imagefolder", 224, 0.2)}
+    images = 1_281_167 - round(0.01 * 1_281_167)
+    assert steps_of(configs[0]) == 90 * images // configs[0].batch_size, "counted as ImageNet's"
+
+
 @pytest.mark.parametrize("size", ["quick", "gpu", "paper"])
 def test_batch_size_plans_compare_the_same_recipes_and_budgets_at_every_size(size):
     configs = read_plan(f"{size}-batch-size").configs
@@ -142,6 +151,7 @@ def test_batch_size_plans_compare_the_same_recipes_and_budgets_at_every_size(siz
         RunConfig(depth=16, width=2, data="cifar10"),
         RunConfig(depth=40, width=1),
         RunConfig(network="residual-mlp", depth=16, width=64),
+        RunConfig(network="resnet50-v2", depth=50, data="imagefolder", image_size=96),
     ],
 )
 def test_operations_agree_with_torchs_own_count(config):
@@ -151,7 +161,7 @@ def test_operations_agree_with_torchs_own_count(config):
 
     from shallowpaths.training.runs import build
 
-    shape = costs.IMAGE_SHAPES[config.data]
+    shape = costs.image_shape(config)
     network = build(config, shape, 10)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, *shape))

@@ -264,7 +264,7 @@ def test_a_device_elsewhere_need_not_be_here(monkeypatch):
 
 
 def test_a_worker_that_does_not_see_the_stores_folder_makes_none(tmp_path):
-    (record,) = sweeping._trained(GRID[:1], data_folder=None, progress=False, folder=tmp_path / "elsewhere")
+    (record,) = sweeping._trained(GRID[:1], data_folder=None, progress=False, folder=tmp_path / "elsewhere", workers=0)
     assert record.config == GRID[0]
     assert list(tmp_path.iterdir()) == []
 

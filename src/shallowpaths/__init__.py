@@ -31,7 +31,9 @@ _ROOMS = {
     "experiments.paper": ("beside_paper", "trains"),
     "experiments.tables": ("describe", "stands_on"),
     "measure": ("inspect",),
-    "networks": ("GhostBatchNorm", "ResidualMLP", "WideResNet", "count_parameters", "to_fixup", "to_skipinit"),
+    "networks": (
+        "GhostBatchNorm", "ResNetV2", "ResidualMLP", "WideResNet", "count_parameters", "to_fixup", "to_skipinit",
+    ),
     "recipes": ("Recipe", "get_recipe"),
     "theory.depth": ("blocks_of",),
     "pages.chapter": ("start_chapter",),

@@ -85,7 +85,15 @@ def _setting_help(name: str) -> str:
 
 
 _data_folder = click.option(
-    "--data-folder", type=click.Path(path_type=Path), help="Where CIFAR-10's files are, or shall be downloaded to."
+    "--data-folder",
+    type=click.Path(path_type=Path),
+    help="Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val.",
+)
+_workers = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Processes that decode an imagefolder's images; 0 decodes in the one that trains.",
 )
 
 
@@ -95,8 +103,11 @@ _data_folder = click.option(
     "--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate."
 )
 @_data_folder
+@_workers
 @click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
-def train(effective_learning_rate: float | None, data_folder: Path | None, store: str | None, **settings: Any) -> None:
+def train(
+    effective_learning_rate: float | None, data_folder: Path | None, workers: int, store: str | None, **settings: Any
+) -> None:
     """Train one network and print its record."""
     if settings["learning_rate"] is None:
         del settings["learning_rate"]
@@ -106,7 +117,7 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
     from shallowpaths.training import distributed
 
-    (record,) = sweep.sweep([make(**settings)], store, data_folder)
+    (record,) = sweep.sweep([make(**settings)], store, data_folder, workers=workers)
     if distributed.is_first():
         click.echo(tables.describe_run(record))
 
@@ -126,13 +137,14 @@ def train(effective_learning_rate: float | None, data_folder: Path | None, store
     show_default=True,
     help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
 )
+@_workers
 @click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
 @_data_folder
 @click.option(
     "--cluster",
     metavar="ADDRESS",
     help="Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of "
-    "this machine alone. All its machines need shallowpaths[cluster], and CIFAR-10 in the same --data-folder, a full path.",
+    "this machine alone. All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path.",
 )
 @click.option("--gpu-share", type=float, default=1, help="Of one GPU, for each run of a cluster with --device cuda.")
 def run_sweep(

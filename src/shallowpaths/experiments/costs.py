@@ -15,9 +15,9 @@ from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
-TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000}
-PROBE_DEPTH = 16
-PROBE_BATCHES = (8, 64)
+TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000, "imagefolder": 1_281_167}  # ImageNet's
+PROBES = {"resnet50-v2": (50, (2, 8))}  # depth and batches whose steps are measured; of other networks as below
+PROBE = (16, (8, 64))
 PROBE_STEPS = 4
 BACKWARD = 3  # a training step costs about three forward passes
 OVERHEAD = 2e6  # operations that a block of any size could have done while it is being started
@@ -32,15 +32,25 @@ def operations_per_image(config: RunConfig) -> float:
     """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used.
 
     A Wide-ResNet's three stages have 16 k, 32 k and 64 k channels and a fourth of the pixels each time, so that a
-    block costs the same in every stage: 2 layers of 2 * 9 * (16 k)^2 * pixels operations.
+    block costs the same in every stage: 2 layers of 2 * 9 * (16 k)^2 * pixels operations. So it is in ResNet-50-V2, after
+    its first convolution of 7x7 and a maximum, a fourth of the pixels each: a bottleneck of 4 c, c and c to 4 c channels has
+    2 * (4 + 9 + 4) * c^2 * pixels, with c = 64 k.
     """
-    channels, height, width = IMAGE_SHAPES[config.data]
-    if config.network == "residual-mlp":
+    channels, height, width = image_shape(config)
+    if config.network == "resnet50-v2":
+        first = 2 * 49 * channels * 64 * height * width / 4
+        per_block = 2 * 17 * (64 * config.width) ** 2 * height * width / 16
+    elif config.network == "residual-mlp":
         per_block, first = 2 * 2 * config.width**2, 2 * channels * height * width * config.width
     else:
         per_block = 2 * 2 * 9 * (16 * config.width) ** 2 * height * width
         first = 2 * 9 * channels * 16 * height * width
     return first + config.blocks * per_block
+
+
+def image_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(channels, height, width) of what the network sees."""
+    return (3, config.image_size, config.image_size) if config.image_size else IMAGE_SHAPES[config.data]
 
 
 def operations(config: RunConfig) -> float:
@@ -59,8 +69,9 @@ def work(config: RunConfig) -> float:
 def predicted_seconds(configs: Iterable[RunConfig]) -> float:
     """How long some runs take on this machine, one after the other; those that diverge end early and cost less.
 
-    It rests on real training steps, taken now, of networks of 16 layers at batches of 8 and 64, one pair for each kind
-    of network in the list. Seconds a step are taken as linear in the batch, and as proportional to the number of blocks.
+    It rests on real training steps, taken now, of networks of 16 layers at batches of 8 and 64 (ResNet-50-V2: 50, and 2 and 8),
+    one pair for each kind of network in the list. Seconds a step are taken as linear in the batch, and as proportional to the
+    number of blocks. Reading an imagefolder is not counted.
     """
     return sum(map(_seconds, configs))
 
@@ -78,7 +89,7 @@ def describe_costs(configs: Iterable[RunConfig]) -> str:
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     basis = (
         f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training steps "
-        "of 16-layer networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        "of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
         f"A device that sustained 10^13 operations a second would take {_duration(sum(map(operations, configs)) / 1e13)}."
     )
     return f"{tabulate(rows, headers=headers, disable_numparse=True)}\n\n{basis}"
@@ -94,20 +105,22 @@ def _duration(seconds: float) -> str:
 def _seconds(config: RunConfig) -> float:
     normalization = get_recipe(config.recipe).normalization
     recipe = config.recipe if normalization != "none" else "skipinit"
+    depth, batches = PROBES.get(config.network, PROBE)
     kind = RunConfig(
         recipe=recipe,
         network=config.network,
-        depth=PROBE_DEPTH,
+        depth=depth,
         width=config.width,
         data=config.data,
+        image_size=config.image_size,
         precision=config.precision,
         device=resolve_device(config.device).type,
         learning_rate=1e-4,
     )
-    small, large = (_step_seconds(kind.replace(batch_size=b)) for b in PROBE_BATCHES)
-    per_image = max(large - small, 0.0) / (PROBE_BATCHES[1] - PROBE_BATCHES[0])
-    step = max(small + per_image * (config.batch_size - PROBE_BATCHES[0]), small * 0.5)
-    return steps_of(config) * step * config.blocks / blocks_of(PROBE_DEPTH, config.network)
+    small, large = (_step_seconds(kind.replace(batch_size=b)) for b in batches)
+    per_image = max(large - small, 0.0) / (batches[1] - batches[0])
+    step = max(small + per_image * (config.batch_size - batches[0]), small * 0.5)
+    return steps_of(config) * step * config.blocks / blocks_of(depth, config.network)
 
 
 @cache
@@ -121,7 +134,7 @@ def _step_seconds(config: RunConfig) -> float:
 
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
-        images = noise(config.data, PROBE_STEPS * config.batch_size).to(config.device)
+        images = noise(config.data, PROBE_STEPS * config.batch_size, image_shape(config)).to(config.device)
         run = Run(config.replace(epochs=2), images)
         for epoch in range(2):  # the first warms up
             times.clear()

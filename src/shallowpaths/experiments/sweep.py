@@ -36,6 +36,7 @@ def sweep(
     lanes: int = 1,
     cluster: str | None = None,
     gpu_share: float = 1,
+    workers: int = 0,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
@@ -43,7 +44,7 @@ def sweep(
         store: where records are kept (see `Store`). A config whose record is there already is not run again, and each
             new record is on the disk before the next run starts. Runs that take minutes are saved in between, so that an
             interrupted sweep goes on in the middle of a run.
-        data_folder, progress: as in `train`.
+        data_folder, progress, workers: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
             cannot use several threads well.
@@ -51,7 +52,7 @@ def sweep(
             step is the same to rounding. 1 by default: on a CPU, a process for each core does better. Where the rows
             lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
         cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). Each of its
-            machines needs this package, and CIFAR-10 in `data_folder`. The store stays with this process; a run that is lost
+            machines needs this package, and the images in `data_folder`. The store stays with this process; a run that is lost
             with its worker goes on from its checkpoint where the worker's machine sees the store's folder, else it begins
             again. A device "auto" is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
@@ -82,7 +83,7 @@ def sweep(
         if folder and missing:
             checkpoints.prepare(folder)  # here: a worker on another machine must not make one of its own
         shown = progress and processes == 1 and cluster is None
-        trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder)
+        trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder, workers=workers)
         jobs = itertools.takewhile(lambda _: distributed.from_first(time.monotonic() < end), in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
         if cluster is not None and missing:
@@ -128,10 +129,11 @@ def processes_for(configs: Iterable[RunConfig]) -> int:
 
 
 def _trained(
-    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: Path | None
+    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: Path | None, workers: int
 ) -> list[RunRecord]:
     """A job's records; its checkpoint stays until they are in the store. folder: none where this machine does not see it."""
-    return train_lanes(job, data_folder, progress, folder if folder and folder.is_dir() else None, keep_checkpoint=True)
+    seen = folder if folder and folder.is_dir() else None
+    return train_lanes(job, data_folder, progress, seen, workers=workers, keep_checkpoint=True)
 
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:

@@ -117,6 +117,8 @@ def describe_run(record: RunRecord) -> str:
     ]
     if record.test_accuracy is not None:
         rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
+    if record.test_top5_accuracy is not None:
+        rows.append(("test top-5 accuracy", f"{100 * record.test_top5_accuracy:.2f} %"))
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
 

@@ -1,5 +1,6 @@
 """What theory says of a network as built: the line to draw beside its measurements."""
 
+import math
 from typing import Any
 
 from torch import nn
@@ -20,8 +21,8 @@ def predicted_signal(
     Args:
         network: as built, its recipe unchanged.
         correlation: between any two of the inputs as they leave the input layer; 0 for centred, independent inputs.
-        image_size: height of the images, for a convolutional network: zero padding takes a part of the signal at
-            each border, and the smaller the image the larger the part. None predicts for images without borders.
+        image_size: height of the images as they enter the blocks, for a convolutional network: zero padding takes a part of
+            the signal at each border, and the smaller the image the larger the part. None predicts for images without borders.
         pair_correlation: between the two inputs of a pair, for `gradient_correlation`; None takes any two inputs.
     """
     blocks = list(network.blocks)
@@ -33,7 +34,7 @@ def predicted_signal(
         correlation=correlation,
         pair_correlation=pair_correlation,
         projections=[number for number, block in enumerate(blocks, start=1) if block.shortcut is not None],
-        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size),
+        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size, network.recipe.normalizes_branch),
     )
 
 
@@ -53,12 +54,14 @@ def signal_of_recipe(recipe: Recipe, blocks: int, layers_per_block: int = 2, **o
     )
 
 
-def _padding_gains(blocks: list[ResidualBlock], size: int) -> list[float]:
-    """For each block, the part of the second moment that one of its convolutions keeps at the borders."""
+def _padding_gains(blocks: list[ResidualBlock], size: int, normalized: bool) -> list[float]:
+    """For each block, the part of the second moment that one of its layers keeps at the borders, which 1x1 ones do not see."""
     gains = []
     for block in blocks:
         if not all(isinstance(layer, nn.Conv2d) for layer in block.layers):
             raise ValueError(f"image_size {size}: only convolutional networks have images with borders")
-        size = -(-size // block.layers[0].stride[0])
-        gains.append(theory.padding_gain(size, layers=len(block.layers)) ** (1 / len(block.layers)))
+        size = -(-size // math.prod(layer.stride[0] for layer in block.layers))
+        wide = sum(layer.kernel_size[0] > 1 for layer in block.layers)
+        made_up = normalized and block.layers[-1].kernel_size[0] == 1  # for by the normalization before it
+        gains.append(1.0 if made_up else theory.padding_gain(size, layers=wide) ** (1 / len(block.layers)))
     return gains

@@ -1,4 +1,4 @@
-"""The architectures, one class each: the paper's Wide-ResNet, and the fully connected network of its theory."""
+"""The architectures, one class each: the paper's Wide-ResNet and ResNet-50-V2, and the fully connected network of its theory."""
 
 import functools
 
@@ -13,6 +13,8 @@ from shallowpaths.theory.depth import blocks_of
 
 ACTIVATIONS = ("relu", "linear")
 IMAGE_CHANNELS = (16, 32, 64)  # of the Wide-ResNet's three stages, before the width factor
+BOTTLENECKS = ((64, 3), (128, 4), (256, 6), (512, 3))  # of ResNet-50's four stages: channels of the 3x3, and blocks
+EXPANSION = 4  # a bottleneck puts out so many times the channels of its 3x3
 
 
 class WideResNet(ResidualNetwork):
@@ -59,6 +61,57 @@ class WideResNet(ResidualNetwork):
                     projects = self.recipe.skip_path and (stride > 1 or inputs != outputs)
                     shortcut = conv(inputs, outputs, 1, stride) if projects else None
                     blocks.append(ResidualBlock(layers, self.recipe, count, normalization, shortcut=shortcut))
+                    inputs = outputs
+            self.blocks = nn.Sequential(*blocks)
+            self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
+        self.to_empty(device="cpu").reset_parameters(generator)
+
+
+class ResNetV2(ResidualNetwork):
+    """ResNet-50-V2 (He et al. 2016): pre-activation bottlenecks, 1x1, 3x3 and 1x1, in four stages of 3, 4, 6 and 3 blocks.
+
+    Before them a 7x7 convolution and a 3x3 maximum, each of stride 2. A stage strides in its first block's 3x3, whose
+    shortcut reads the first preactivation; the first stage keeps the size.
+
+    Args:
+        depth: 50.
+        width: factor on the channels of all stages.
+        recipe, channels, classes, dropout, generator, ghost_batch: as in WideResNet.
+
+    Shapes:
+        [N, channels, H, W] -> [N, classes], for any H and W; 32 times smaller at the end.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        width: int = 1,
+        recipe: str | Recipe = "batchnorm",
+        channels: int = 3,
+        classes: int = 1000,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        ghost_batch: int | None = None,
+    ):
+        super().__init__()
+        total = blocks_of(depth, "resnet50-v2")
+        for name, value in (("width", width), ("channels", channels), ("classes", classes)):
+            whole(name, value)
+        self.recipe, self.activation = _as_recipe(recipe), "relu"
+        conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
+        normalization = _normalization(nn.BatchNorm2d, ghost_batch)
+        with torch.device("meta"):  # where layers draw no weights, which the network draws itself
+            inputs = BOTTLENECKS[0][0]
+            self.input_layer = nn.Sequential(conv(channels, inputs, 7, 2, padding=3), nn.MaxPool2d(3, 2, padding=1))
+            blocks = []
+            for stage, (inner, count) in enumerate((width * c, n) for c, n in BOTTLENECKS):
+                outputs = EXPANSION * inner
+                for index in range(count):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    layers = [conv(inputs, inner, 1), conv(inner, inner, 3, stride, padding=1), conv(inner, outputs, 1)]
+                    projects = self.recipe.skip_path and inputs != outputs
+                    shortcut = conv(inputs, outputs, 1, stride) if projects else None
+                    blocks.append(ResidualBlock(layers, self.recipe, total, normalization, shortcut=shortcut))
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
             self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)

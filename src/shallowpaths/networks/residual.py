@@ -186,7 +186,7 @@ class ResidualNetwork(nn.Module):
 
     @property
     def _first_layer(self) -> nn.Module:
-        return self.input_layer[-1] if isinstance(self.input_layer, nn.Sequential) else self.input_layer
+        return next(m for m in self.input_layer.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
 
 
 def _inputs(layer: nn.Module) -> int:

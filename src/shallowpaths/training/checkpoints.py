@@ -30,14 +30,14 @@ class Position:
         epoch: the epoch that is under way, from 0.
         seconds: training time so far.
         measured: what was measured at the start of this epoch, to go into its point of the curve.
-        taken: loss and accuracy of each step that this epoch has taken: one number, or one for each of several runs.
+        taken: of each step that this epoch has taken loss, accuracy and perhaps top-5: one number, or one for each of several runs.
     """
 
     results: list[dict[str, Any]]
     epoch: int = 0
     seconds: float = 0.0
     measured: dict[str, float] = field(default_factory=dict)
-    taken: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    taken: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
 
 
 Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
@@ -131,8 +131,8 @@ def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
     return Position(**content["position"] | {"taken": taken})
 
 
-def _table(taken: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """What steps came to, [S, 2] or [S, 2, L]: as one tensor, for an epoch may have thousands."""
+def _table(taken: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    """What steps came to, [S, 2] or [S, 2, L], with top-5 3 instead of 2: as one tensor, for an epoch may have thousands."""
     return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
 
 

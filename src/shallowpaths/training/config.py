@@ -13,11 +13,15 @@ from shallowpaths.recipes import get_recipe
 from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
-DATA = ("digits", "cifar10", "cifar10-16x16")
+DATA = ("digits", "cifar10", "cifar10-16x16", "imagefolder")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("paper", "constant")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-CHOICES = {"network": NETWORKS, "data": DATA, "schedule": SCHEDULES, "precision": PRECISIONS, "device": DEVICES}
+BAD_IMAGES = ("refuse", "skip")
+CHOICES = {
+    "network": NETWORKS, "data": DATA, "bad_images": BAD_IMAGES, "schedule": SCHEDULES, "precision": PRECISIONS, "device": DEVICES,
+}  # fmt: skip
+FOLDER_IMAGE_SIZE = 224  # ImageNet's
 DEFAULT_EPOCHS = 5
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
 FLOAT32_ALMOST_LARGEST = 3e38
@@ -30,10 +34,12 @@ class RunConfig:
 
     Attributes:
         recipe: what stands on the residual branches (`shallowpaths recipes` lists them).
-        network: "wide-resnet" or "residual-mlp".
+        network: "wide-resnet", "residual-mlp", or "resnet50-v2" (of depth 50).
         depth: n, which gives d = (n - 4) / 2 residual blocks.
-        width: the Wide-ResNet's width factor k, or the ResidualMLP's number of units.
-        data: "digits" (8 x 8 grey, ships with scikit-learn), "cifar10", or "cifar10-16x16" (2 x 2 pixels averaged).
+        width: factor k on a ResNet's channels, or the ResidualMLP's number of units.
+        data: "digits" (8 x 8 grey, ships with scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), or "imagefolder".
+        image_size: pixels that an imagefolder's images are resized and cropped to; 224 if not given. Other data has its own.
+        bad_images: "refuse" or "skip" an imagefolder's images that cannot be read as colours, and empty classes.
         epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
         steps: the budget, as optimizer steps, instead of epochs.
         batch_size: images per step.
@@ -44,8 +50,9 @@ class RunConfig:
         l2_on_scalars: whether it also acts on alpha, biases and normalization parameters.
         alpha_rate: factor on the learning rate of the branches' scalars, SkipInit's alpha and Fixup's multiplier.
         schedule: "paper" (constant, then halved every tenth of the second half) or "constant".
+        warmup_epochs: epochs at the start over which the rate rises in equal steps to the schedule's.
         dropout: rate before the classifier, for recipes that have dropout.
-        augment: random crop and, on CIFAR-10, flip.
+        augment: random crop and, but for digits, flip.
         curvature_images: training images on which curvature and gradient noise are measured at the start of each epoch; 0: none.
         validation: fraction of the training set held out to choose rates on; 0 trains on everything.
         seed: initialization, order, augmentation and dropout all follow from it.
@@ -58,6 +65,8 @@ class RunConfig:
     depth: int = 16
     width: int = 1
     data: str = "digits"
+    image_size: int | None = None
+    bad_images: str = "refuse"
     epochs: int | None = None
     steps: int | None = None
     batch_size: int = 64
@@ -68,6 +77,7 @@ class RunConfig:
     l2_on_scalars: bool = True
     alpha_rate: float = 1.0
     schedule: str = "paper"
+    warmup_epochs: int = 0
     dropout: float = 0.6
     augment: bool = True
     curvature_images: int = 0
@@ -85,6 +95,8 @@ class RunConfig:
             raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given: set one of them to None")
         if self.epochs is None and self.steps is None:
             object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+        if self.data == "imagefolder" and self.image_size is None:
+            object.__setattr__(self, "image_size", FOLDER_IMAGE_SIZE)
         self._check()
         for name in ("learning_rate", "l2", "alpha_rate", "momentum", "dropout", "validation"):
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
@@ -98,6 +110,11 @@ class RunConfig:
             if getattr(self, name) is not None or name not in ("ghost_batch", "epochs", "steps"):
                 least = 2 if name == "ghost_batch" else 1  # one image has no variance
                 checks.whole(name, getattr(self, name), least, largest)
+        if self.data == "imagefolder":
+            checks.whole("image_size", self.image_size, at_least=8, at_most=4096)
+        elif self.image_size is not None:
+            raise ValueError(f"image_size {self.image_size!r}: the data {self.data!r} has its own, give it for imagefolder only")
+        checks.whole("warmup_epochs", self.warmup_epochs, at_least=0, at_most=LARGEST["epochs"])
         checks.whole("curvature_images", self.curvature_images, at_least=0)
         if self.curvature_images % self.batch_size or 0 < self.curvature_images < FEWEST_BATCHES * self.batch_size:
             raise ValueError(
@@ -140,11 +157,12 @@ class RunConfig:
                 f"curvature_images {self.curvature_images} are more than the training split, {left} images of {self.data}"
             )
         chunk = self.batch_size if self.ghost_batch is None else self.batch_size % self.ghost_batch
-        if chunk == 1 and self.network == "residual-mlp" and get_recipe(self.recipe).normalizes_end:
+        single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
+        if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
             raise ValueError(
-                f"batch_size {self.batch_size}{ghosts}: recipe {self.recipe!r} has batch normalization, and in a "
-                "residual-mlp the one value that an image gives each unit has no variance: take at least 2 images together"
+                f"batch_size {self.batch_size}{ghosts}: recipe {self.recipe!r} has batch normalization, and in this "
+                f"{self.network} the one value that an image gives each unit has no variance: take at least 2 images together"
             )
         return left
 

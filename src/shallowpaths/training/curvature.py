@@ -17,7 +17,7 @@ def curvature(network: nn.Module, data: Dataset, images: int, batch_size: int) -
     Returns:
         The Hessian's largest_eigenvalue, and KEPT of GradientNoise. Nothing, where one of them is not finite.
     """
-    batch = data.standardize(data.train_images[:images]), data.train_labels[:images]
+    batch = next(data.plain("train", images))
     try:
         options = {"batch_size": batch_size, "tolerance": TOLERANCE, "max_products": MOST_PRODUCTS}
         (largest,) = hessian_eigenvalues(network, *batch, **options).values

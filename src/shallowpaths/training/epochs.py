@@ -1,6 +1,5 @@
 """Epochs: which images and which rate each step uses, the steps of one epoch, and the evaluation after it."""
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -9,23 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths._device import autocast
-from shallowpaths.data import Dataset, draw_augmentation
+from shallowpaths.data import Dataset
 from shallowpaths.training import distributed
 
-EVALUATION_BATCH = 1000
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
 
 
-def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+def learning_rate_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     """What the learning rate is multiplied by in `step` (from 0) of `steps`.
+
+    warmup: steps at the start over which it rises, by equal parts of what the schedule says: step s has (s + 1) / warmup.
 
     "paper": 1 during the first half, then halved at the start of every tenth of the second half. Counted in steps,
     so that a run of a single epoch sees the whole schedule too.
     """
+    rising = min((step + 1) / warmup, 1.0) if warmup else 1.0
     if schedule == "constant" or 2 * step < steps:
-        return 1.0
+        return rising
     tenths = (2 * step - steps) * 10 // steps
-    return 0.5 ** (tenths + 1)
+    return rising * 0.5 ** (tenths + 1)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Timetable:
         images: of the training split.
         batch_size: images a step.
         steps: of the whole run; the last epoch may end within.
-        learning_rate, schedule, seed: as in RunConfig.
+        learning_rate, schedule, seed, warmup_epochs: as in RunConfig.
     """
 
     images: int
@@ -48,6 +49,7 @@ class Timetable:
     learning_rate: float
     schedule: str
     seed: int
+    warmup_epochs: int = 0
 
     @property
     def epochs(self) -> int:
@@ -61,7 +63,8 @@ class Timetable:
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of each of an epoch's steps."""
         numbers = range(self.steps_before(epoch), self.steps_before(epoch + 1))
-        return [self.learning_rate * learning_rate_factor(self.schedule, step, self.steps) for step in numbers]
+        plan = self.steps, self.warmup_epochs * self.images // self.batch_size
+        return [self.learning_rate * learning_rate_factor(self.schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
         """Indices of the images that `epoch`'s steps use, int64 [S, B].
@@ -75,13 +78,9 @@ class Timetable:
         start = first - passes[0] * self.images
         return stream[start : start + last - first].view(-1, self.batch_size)
 
-    def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each of an epoch's S steps: images [S, B], crop offsets [S, B, 2] and flips [S, B], on the data's device."""
-        order = self.order(epoch)
-        generator = self._generator(epoch, "augmentation")
-        offsets, flips = draw_augmentation(order.numel(), data.padding, data.flips, generator)
-        parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
-        return tuple(part.to(data.train_images.device) for part in parts)
+    def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, ...]:
+        """Of each of an epoch's S steps what `data.draw` gives for its images, [S, B, ...]: a whole data set's index, offsets, flips."""
+        return data.draw(self.order(epoch), self._generator(epoch, "augmentation"))
 
     def _generator(self, epoch: int, purpose: str) -> torch.Generator:
         streams = ("order", "augmentation")
@@ -97,33 +96,34 @@ class EpochResult:
     accuracy: float
     learning_rate: float  # of the last step
     first_bad_step: int | None  # within the epoch, the first step whose loss was not finite
+    top5_accuracy: float | None = None
 
 
 def take_steps(
-    take: Callable[..., tuple[Tensor, Tensor]],
+    take: Callable[..., tuple[Tensor, ...]],
     batches: Iterable[tuple],
     on_step: Callable[[], object],
-    taken: list[tuple[Tensor, Tensor]],
+    taken: list[tuple[Tensor, ...]],
 ) -> None:
-    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch behind those that are there already.
+    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch; those behind what is there already.
 
     Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
     """
-    for number, batch in itertools.islice(enumerate(batches), len(taken), None):
+    for number, batch in enumerate(batches, start=len(taken)):
         taken.append(take(*batch))
         if _all_diverged(number, taken[-1][0]):
             break
         on_step()
 
 
-def epoch_results(taken: list[tuple[Tensor, Tensor]], *rates: list[float]) -> list[EpochResult]:
+def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[EpochResult]:
     """Each run's result, from what its steps came to. rates: each run's, step by step."""
-    losses, correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
+    losses, *correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
     results = []
     for run, mine in enumerate(rates):
         bad = (~torch.isfinite(losses[:, run])).nonzero()
-        means = float(losses[:, run].mean()), float(correct[:, run].mean())
-        results.append(EpochResult(*means, mine[len(taken) - 1], int(bad[0]) if len(bad) else None))
+        loss, accuracy, *top5 = (float(values[:, run].mean()) for values in (losses, *correct))
+        results.append(EpochResult(loss, accuracy, mine[len(taken) - 1], int(bad[0]) if len(bad) else None, *top5))
     return results
 
 
@@ -133,18 +133,27 @@ def _all_diverged(number: int, loss: Tensor) -> bool:
     return asked and not torch.isfinite(loss).any()
 
 
+def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
+    """For each image, bool [N], whether its label is the likeliest; and with `counts_top5` whether it is among the five likeliest."""
+    right = [logits.argmax(1) == labels]
+    return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
+
+
 @torch.no_grad()
-def evaluate(network: nn.Module, data: Dataset, images: Tensor, labels: Tensor, precision: str) -> tuple[float, float]:
-    """Mean loss and accuracy on uint8 images, with the statistics gathered in training; each process takes its part of them."""
+def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> dict[str, float]:
+    """Mean "loss", "accuracy" and perhaps "top5_accuracy" on a part of the data, with the statistics gathered in training.
+
+    Each process takes its batches of it. part: "train", "validation" or "test". ValueError: none of its images can be read.
+    """
     network.eval()
-    loss = torch.zeros((), dtype=torch.float64)
-    correct = 0
-    every = distributed.size() * EVALUATION_BATCH
-    for start in range(distributed.rank() * EVALUATION_BATCH, len(images), every):
-        batch = slice(start, start + EVALUATION_BATCH)
-        with autocast(images.device, precision):
-            logits = network(data.standardize(images[batch]))
-        loss += F.cross_entropy(logits.float(), labels[batch], reduction="sum").cpu().double()
-        correct += int((logits.argmax(1) == labels[batch]).sum())
-    loss, correct = distributed.total(float(loss), correct, device=images.device)
-    return loss / len(images), correct / len(images)
+    sums = torch.zeros(3 + data.counts_top5, dtype=torch.float64)
+    for images, labels in data.plain(part, data.evaluation_batch, distributed.rank(), distributed.size()):
+        with autocast(data.device, precision):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum").cpu().double()
+        right = (each.sum().cpu().double() for each in answers(logits, labels, data.counts_top5))
+        sums += torch.stack([torch.tensor(len(labels)).double(), loss, *right])
+    count, *totals = distributed.total(*sums.tolist(), device=data.device)
+    if not count:
+        raise ValueError(f"none of the {part} images of {data.name!r} can be read")
+    return dict(zip(("loss", "accuracy", "top5_accuracy"), (total / count for total in totals), strict=False))

@@ -26,12 +26,14 @@ class RunRecord:
         config: the run's settings, with the device resolved.
         outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
         curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
-            validation_loss and validation_accuracy. With `curvature_images`, also what `training.curvature` finds at the epoch's
+            validation_loss and validation_accuracy. On an imagefolder of more than five classes also train_top5_accuracy and
+            validation_top5_accuracy. With `curvature_images`, also what `training.curvature` finds at the epoch's
             start: largest_eigenvalue, and of a GradientNoise gradient_square, gradient_variance, gradient_curvature and
             noise_curvature; all are absent where the network was about to diverge.
         test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
+        test_top5_accuracy: the same of the five likeliest classes, on an imagefolder of more than five; else None.
         parameters: number of trainable parameters.
-        data_checksum: SHA-256 of the data set's tensors.
+        data_checksum: SHA-256 of the data set's tensors, of an imagefolder's file names and sizes.
         train_images: images that were trained on.
         seconds: wall time of training, evaluation and curvature included, loading excluded.
         lanes: how many runs were trained as one, this among them; `seconds` is then its share.
@@ -44,6 +46,7 @@ class RunRecord:
     diverged_step: int | None = None
     test_accuracy: float | None = None
     test_loss: float | None = None
+    test_top5_accuracy: float | None = None
     parameters: int = 0
     data_checksum: str = ""
     train_images: int = 0
@@ -70,7 +73,8 @@ class RunRecord:
             raise ValueError("a curve is a list of dicts of finite numbers")
         if not all("train_loss" in point for point in self.curve):
             raise ValueError("each point of a curve has a train_loss")
-        for name in ("diverged_step", "test_accuracy", "test_loss", "parameters", "train_images", "seconds", "lanes"):
+        tests = ("test_accuracy", "test_loss", "test_top5_accuracy")
+        for name in ("diverged_step", *tests, "parameters", "train_images", "seconds", "lanes"):
             value = getattr(self, name)
             if not (_is_number(value) or (value is None and getattr(type(self), name) is None)):
                 raise ValueError(f"{name} {value!r} must be a finite number")

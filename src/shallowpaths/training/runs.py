@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.data import Dataset, PaddedPixels
-from shallowpaths.networks import ResidualMLP, ResidualNetwork, WideResNet
+from shallowpaths.data import Dataset
+from shallowpaths.networks import ResidualMLP, ResidualNetwork, ResNetV2, WideResNet
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
@@ -20,7 +20,7 @@ from shallowpaths.training.updates import make_optimizer
 
 MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 
-Taken = list[tuple[Tensor, Tensor]]  # loss and accuracy of each step: one number, or one for each lane
+Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
 
 
 class Trainable(Protocol):
@@ -71,7 +71,7 @@ class Run:
         network: nn.Module | None = None,
         options: StepOptions | None = None,
     ):
-        self.device, self.precision = data.train_images.device, config.precision
+        self.device, self.precision = data.device, config.precision
         options = default_options(self.device) if options is None else options
         network = build(config, data.image_shape, data.classes) if network is None else network
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -87,11 +87,11 @@ class Run:
     ) -> list[EpochResult]:
         """See Trainable."""
         taken, (times,) = [] if taken is None else taken, self.timetables
-        rates = times.rates(number)
+        rates, data, done = times.rates(number), self.step.data, len(taken)
         self.network.train()
         own = distributed.share(times.batch_size)
-        batches = (part[:, own] for part in times.batches(number, self.step.data))
-        take_steps(self.step.take, zip(*batches, rates, strict=True), on_step, taken)
+        fed = data.feed(*(part[done:, own] for part in times.batches(number, data)))
+        take_steps(self.step.take, ((*inputs, rate) for inputs, rate in zip(fed, rates[done:], strict=True)), on_step, taken)
         distributed.share_buffers(self.network)
         return epoch_results(taken, rates)
 
@@ -105,14 +105,14 @@ class LaneRuns:
     """
 
     def __init__(self, configs: Sequence[RunConfig], data: Dataset, options: StepOptions | None = None):
-        first, images = configs[0], data.train_images
-        self.data, self.device, self.precision = data, images.device, first.precision
+        first = configs[0]
+        self.data, self.device, self.precision = data, data.device, first.precision
         self.networks = [build(config, data.image_shape, data.classes).to(self.device) for config in configs]
-        self.timetables = [timetable(config, len(images)) for config in configs]
+        self.timetables = [timetable(config, len(data.train_images)) for config in configs]
         options = default_options(self.device) if options is None else options
         self.lanes = Lanes(self.networks, options, first)
         self.states, self.load = self.lanes.states, self.lanes.load
-        self.pixels = PaddedPixels(images, data.padding, data.mean, data.std) if first.augment else None
+        self.make = data.maker(first.augment)
 
     def epoch(
         self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
@@ -120,22 +120,17 @@ class LaneRuns:
         """See Trainable."""
         taken = [] if taken is None else taken
         each = [times.batches(number, self.data) for times in self.timetables]
-        batches = (torch.stack(parts, dim=1) for parts in zip(*each, strict=True))  # [S, L, B, ...]
+        batches = (torch.stack(parts, dim=1)[len(taken) :] for parts in zip(*each, strict=True))  # [S, L, B, ...]
         rates = [times.rates(number) for times in self.timetables]
         on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
-        take_steps(self.take, zip(*batches, on_device, strict=True), on_step, taken)
+        take_steps(self.take, zip(*batches, on_device[len(taken) :], strict=True), on_step, taken)
         self.lanes.write_back()
         return epoch_results(taken, *rates)
 
     def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run: as `Step.take`, with each run's own images [L, B], offsets, flips and rate."""
-        flat = index.flatten()
-        if self.pixels is not None:
-            images = self.pixels.standardized(flat, offsets.flatten(0, 1), flips.flatten())
-        else:
-            images = self.data.standardize(self.data.train_images[flat])
-        labels = self.data.train_labels[flat].view(index.shape)
-        return self.lanes.take(images.unflatten(0, index.shape), labels, rates)
+        images, labels = self.make(index.flatten(), offsets.flatten(0, 1), flips.flatten())
+        return self.lanes.take(images.unflatten(0, index.shape), labels.view(index.shape), rates)
 
 
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
@@ -149,16 +144,17 @@ def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> Residu
         "ghost_batch": config.ghost_batch,
         "generator": torch.Generator().manual_seed(config.seed),
     }
-    if config.network == "wide-resnet":
-        return WideResNet(channels=image_shape[0], **common)
-    return ResidualMLP(inputs=math.prod(image_shape), **common)
+    if config.network == "residual-mlp":
+        return ResidualMLP(inputs=math.prod(image_shape), **common)
+    return (WideResNet if config.network == "wide-resnet" else ResNetV2)(channels=image_shape[0], **common)
 
 
 def timetable(config: RunConfig, images: int) -> Timetable:
     """A run's, on a training split of `images` images; a ValueError where its batch does not fit, see `RunConfig.split`."""
     config.replace(validation=0.0).split(images)
     steps = config.total_steps(images)
-    return Timetable(images, config.batch_size, steps, config.learning_rate, config.schedule, config.seed)
+    plan = config.learning_rate, config.schedule, config.seed, config.warmup_epochs
+    return Timetable(images, config.batch_size, steps, *plan)
 
 
 def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
@@ -194,6 +190,8 @@ def _only_alone(config: RunConfig) -> str | None:
         return f"recipe {config.recipe!r} has dropout"
     if recipe.normalizes_end and config.precision == "bfloat16":  # torch's rule for lanes takes float32 statistics only
         return f"recipe {config.recipe!r} has batch normalization, which torch does not stack in bfloat16"
+    if config.data == "imagefolder":
+        return "data 'imagefolder' streams from a disk"
     if config.curvature_images:
         return f"curvature_images is {config.curvature_images}, and curvature is measured of one network"
     return None

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
-from shallowpaths.data import Dataset, PaddedPixels
+from shallowpaths.data import Batch, Dataset
 from shallowpaths.networks import ResidualNetwork
 from shallowpaths.training import distributed
+from shallowpaths.training.epochs import answers
 
 log = logging.getLogger(__name__)
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
@@ -61,7 +62,7 @@ class Step:
         optimizer: of `updates.make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
         augment, precision: as in RunConfig.
 
-    `take` is the step. Nothing in it makes the host wait for the device.
+    `take` is the step, on what the data's `feed` gives it. Nothing in it makes the host wait for the device.
     """
 
     def __init__(
@@ -73,10 +74,9 @@ class Step:
         augment: bool,
         precision: str,
     ):
-        self.device = data.train_images.device
+        self.device = data.device
         self.network, self.optimizer, self.data, self.options = network, optimizer, data, options
-        self.precision = precision
-        self.pixels = PaddedPixels(data.train_images, data.padding, data.mean, data.std) if augment else None
+        self.precision, self.make = precision, data.maker(augment)
         compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
         block_of = _compiled_block(self.options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
@@ -86,28 +86,26 @@ class Step:
         self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
 
-    def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """One step on the images at `index` [B], shifted by `offsets` [B, 2] and mirrored by `flips` [B].
+    def take(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """One step, on one step's part of the data's `feed`, and at a rate, the last argument.
 
         Returns:
-            The batch's mean loss before the step and the share of right answers, 0-dimensional, on the device. Of the
+            The batch's mean loss before the step and its share of right `answers`, 0-dimensional, on the device. Of the
             whole batch, where several processes have a slice of it each.
         """
+        *fed, rate = inputs
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
-                self._try(index, offsets, flips)
+                self._try(*fed)
             self._set_rate(rate)
-            came_to = (self.recorded or self._step)(index, offsets, flips)
+            came_to = (self.recorded or self._step)(*fed)
             return came_to if self.joint is None else distributed.mean(*came_to)
 
-    def batch(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, *fed: Tensor) -> Batch:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
-        if self.pixels is not None:
-            images = self.pixels.standardized(index, offsets, flips)
-        else:
-            images = self.data.standardize(self.data.train_images[index])
+        images, labels = self.make(*fed)
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=layout), self.data.train_labels[index]
+        return images.contiguous(memory_format=layout), labels
 
     def states(self) -> dict[str, Any]:
         """Weights, moving averages and the optimizer's velocities, for a checkpoint."""
@@ -120,15 +118,16 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = float(group["lr"])  # a CUDA graph makes a tensor of it, and makes its own again
 
-    def _step(self, index: Tensor, offsets: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = self.batch(index, offsets, flips)
+    def _step(self, *fed: Tensor) -> tuple[Tensor, ...]:
+        images, labels = self.batch(*fed)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             logits = (self.joint or self.forward)(images)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         self.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) == labels).float().mean()
+        right = answers(logits.detach(), labels, self.data.counts_top5)
+        return loss.detach(), *(each.float().mean() for each in right)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

@@ -19,6 +19,7 @@ from shallowpaths import data as datasets
 from shallowpaths._device import arithmetic, device_name, named_if_too_large, resolve_device
 from shallowpaths.data import Dataset
 from shallowpaths.networks import count_parameters
+from shallowpaths.theory.checks import whole
 from shallowpaths.training import checkpoints, distributed
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig, only_configs
@@ -38,6 +39,7 @@ def train(
     checkpoint_folder: str | os.PathLike | None = None,
     checkpoint_every: float = 60.0,
     options: StepOptions | None = None,
+    workers: int = 0,
 ) -> RunRecord:
     """Train the network that `config` describes and say what came of it.
 
@@ -51,20 +53,21 @@ def train(
     the first process's. Only the first one shows progress and writes checkpoints.
 
     Args:
-        data_folder: where CIFAR-10's files are or shall be (see `shallowpaths.data.load`).
+        data_folder: where CIFAR-10's files are or shall be (see `shallowpaths.data.load`); an imagefolder, with train and val.
         progress: show a bar on stderr; it hides itself where TQDM_DISABLE=1 is set.
         checkpoint_folder: save the run's state here after a step now and then, and go on from a state that is there
             already. A run that was killed ends with the same result as if it had not been (on the CPU, with as many
             threads: bit for bit). The checkpoint is deleted once the run has ended.
         checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every step.
         options: what makes the step fast; None takes the device's defaults. They change rounding at most.
+        workers: processes that decode an imagefolder's images, for each that trains; 0 decodes in that one. They change nothing.
 
     Raises:
         ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that its data is too
             small for or that does not fit in memory, data that cannot be read; a checkpoint folder that cannot be written,
             or a checkpoint in it that does not belong to this run.
     """
-    return train_lanes([config], data_folder, progress, checkpoint_folder, checkpoint_every, options)[0]
+    return train_lanes([config], data_folder, progress, checkpoint_folder, checkpoint_every, options, workers)[0]
 
 
 def train_lanes(
@@ -74,6 +77,7 @@ def train_lanes(
     checkpoint_folder: str | os.PathLike | None = None,
     checkpoint_every: float = 60.0,
     options: StepOptions | None = None,
+    workers: int = 0,
     keep_checkpoint: bool = False,
 ) -> list[RunRecord]:
     """Train all configs at the same time (see `shallowpaths.training.lanes`); their records come in the same order.
@@ -116,7 +120,7 @@ def train_lanes(
         ),
         arithmetic(device, options.tf32, options.deterministic),
     ):
-        data = distributed.one_before_others(lambda: datasets.load(first.data, device, data_folder))
+        data = distributed.one_before_others(lambda: _load(first, device, data_folder, workers))
         first.split(len(data.train_images))  # refuses what cannot be trained on so many
         data = data.hold_out(first.validation)
         started = time.perf_counter()
@@ -142,6 +146,14 @@ def train_lanes(
         for config, result in zip(configs, position.results, strict=True)
     ]
     return distributed.from_first(records)
+
+
+def _load(config: RunConfig, device: torch.device, folder: str | os.PathLike | None, workers: int) -> Dataset:
+    whole("workers", workers, at_least=0)
+    if config.data != "imagefolder":
+        return datasets.load(config.data, device, folder)
+    skip = config.bad_images == "skip"
+    return datasets.load_folder(folder, device, config.image_size, skip, config.augment, workers)
 
 
 def _run(
@@ -184,9 +196,9 @@ def _measure(network: nn.Module, data: Dataset, times: Timetable, images: int, p
 
 def _test(network: nn.Module, data: Dataset, precision: str, times: Timetable, result: dict[str, Any]) -> None:
     """Read the test set, once."""
-    loss, accuracy = evaluate(network, data, data.test_images, data.test_labels, precision)
-    if math.isfinite(loss):
-        result |= {"outcome": "finished", "test_loss": loss, "test_accuracy": accuracy}
+    found = evaluate(network, data, "test", precision)
+    if math.isfinite(found["loss"]):
+        result |= {"outcome": "finished"} | {f"test_{name}": value for name, value in found.items()}
     else:
         result |= {"outcome": "diverged", "diverged_step": times.steps}
 
@@ -207,12 +219,14 @@ def _note_epoch(
         return
     point = {"epoch": epoch + 1, "learning_rate": found.learning_rate}
     point |= {"train_loss": found.loss, "train_accuracy": found.accuracy}
+    if found.top5_accuracy is not None:
+        point["train_top5_accuracy"] = found.top5_accuracy
     if len(data.validation_images):
-        loss, accuracy = evaluate(network, data, data.validation_images, data.validation_labels, precision)
-        if not math.isfinite(loss):
+        held_out = evaluate(network, data, "validation", precision)
+        if not math.isfinite(held_out["loss"]):
             result |= {"outcome": "diverged", "diverged_step": times.steps_before(epoch + 1)}
             return
-        point |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        point |= {f"validation_{name}": value for name, value in held_out.items()}
     result["curve"].append(point | measured)
 
 

@@ -1,33 +1,26 @@
-"""Whole data sets as uint8 tensors on the device, and the augmentation that happens there.
-
-"digits" ships with scikit-learn and needs no download. "cifar10" is read from torchvision's files, which are
-downloaded once if they are not there. "cifar10-16x16" is CIFAR-10 at half its size, for processors: a fourth of the work.
-"""
+"""Whole data sets as uint8 tensors on the device, and the augmentation that happens there."""
 
 import dataclasses
-import functools
-import hashlib
-import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shallowpaths._torchvision import import_torchvision
-from shallowpaths.theory.checks import number, one_of
+from shallowpaths.theory.checks import number
 
-FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
-IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
-DIGITS_TEST = 360  # of 1797 images
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
+Batch = tuple[Tensor, Tensor]  # standardized images, float32 [B, C, H, W], and labels, int64 [B]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set on one device.
+
+    What training needs of it is `draw`, `feed` and `maker` for an epoch's steps, in this order, and `plain` to evaluate.
 
     Attributes:
         name: "digits", "cifar10" or "cifar10-16x16".
@@ -39,6 +32,7 @@ class Dataset:
         padding: pixels that a random crop may shift an image by, in each direction.
         flips: whether a mirrored image is as good as the image (of a digit it is not).
         checksum: SHA-256 of all images and labels.
+        evaluation_batch: images to be evaluated together.
     """
 
     name: str
@@ -54,6 +48,17 @@ class Dataset:
     padding: int
     flips: bool
     checksum: str
+    evaluation_batch: ClassVar[int] = 1000
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made."""
+        return self.mean.device
+
+    @property
+    def counts_top5(self) -> bool:
+        """Whether records hold the share of images whose label is among the five likeliest."""
+        return False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -65,11 +70,40 @@ class Dataset:
         pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         return pixels.sub_(self.mean).div_(self.std)
 
-    def to(self, device: torch.device | str) -> "Dataset":
+    def draw(self, order: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """For images in `order`, int64 [S, B]: their index, crop offset [S, B, 2] and flip [S, B], on the device."""
+        offsets, flips = draw_augmentation(order.numel(), self.padding, self.flips, generator)
+        parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
+        return tuple(part.to(self.device) for part in parts)
+
+    def feed(self, *drawn: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """What `draw` gave, or a part of its steps or columns, step by step, as `maker`'s functions take it."""
+        return zip(*drawn, strict=True)
+
+    def maker(self, augment: bool) -> Callable[..., Batch]:
+        """A function that makes a Batch of training images from a step's index [B], offsets [B, 2] and flips [B]."""
+        pixels = PaddedPixels(self.train_images, self.padding, self.mean, self.std) if augment else None
+
+        def make(index: Tensor, offsets: Tensor, flips: Tensor) -> Batch:
+            standardized = pixels.standardized(index, offsets, flips) if pixels else self.standardize(self.train_images[index])
+            return standardized, self.train_labels[index]
+
+        return make
+
+    def plain(self, part: str, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
+        """The images of "train", "validation" or "test" in order, as they are, in batches of `size`; the last is smaller.
+
+        first, every: of these batches only numbers first, first + every, ...
+        """
+        images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+        for start in range(first * size, len(images), every * size):
+            yield self.standardize(images[start : start + size]), labels[start : start + size]
+
+    def to(self, device: torch.device | str) -> Self:
         """The same data on another device."""
         return dataclasses.replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
-    def hold_out(self, fraction: float) -> "Dataset":
+    def hold_out(self, fraction: float) -> Self:
         """Move a fraction of the training images, always the same ones, to the validation split."""
         number("validation", fraction, at_least=0, below=1)
         if len(self.validation_images):
@@ -82,7 +116,6 @@ class Dataset:
                 f"validation {fraction}: of {len(self.train_images)} training images that leaves {count} to validate on"
             )
         order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        order = order.to(self.train_images.device)
         held, kept = order[:count], order[count:]
         return dataclasses.replace(
             self,
@@ -93,38 +126,6 @@ class Dataset:
         )
 
 
-def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
-    """The data set called `name` ("digits", "cifar10" or "cifar10-16x16"), whole, on `device`.
-
-    Args:
-        folder: where CIFAR-10's files are or shall be; by default the environment variable SHALLOWPATHS_DATA, else
-            ~/.cache/shallowpaths. The digits need no folder.
-
-    Raises:
-        ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
-            names the folder.
-    """
-    one_of("data", name, IMAGE_SHAPES)
-    if name == "digits":
-        return _digits().to(device)
-    where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
-    try:
-        cifar = _cifar10(Path(where).expanduser().resolve())
-        return (cifar if name == "cifar10" else _halved(cifar)).to(device)
-    except RuntimeError as error:
-        if "home directory" not in str(error):
-            raise
-        raise ValueError(f"the data folder {where} cannot be found: {error}") from error
-    except OSError as error:
-        raise ValueError(f"CIFAR-10 in {where} cannot be read: {error.strerror}: {error.filename}") from error
-
-
-def noise(name: str, count: int) -> Dataset:
-    """Random images for training, in the shape of the data set called `name`: to measure what a step on it costs."""
-    shape = IMAGE_SHAPES[name]
-    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(count) % 10
-    return _dataset(name, images, labels, images[:0], labels[:0], padding=shape[1] // 8, flips=name != "digits")
 
 
 class PaddedPixels:
@@ -186,78 +187,10 @@ def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Ge
     return offsets, mirrored
 
 
-@functools.cache
-def _digits() -> Dataset:
-    from sklearn.datasets import load_digits  # 1 second to import, so only where it is used
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
-    return _dataset("digits", images[train], labels[train], images[test], labels[test], padding=1, flips=False)
-
-
-@functools.cache
-def _cifar10(folder: Path) -> Dataset:
-    datasets = import_torchvision("datasets")
-    _check_files(folder, datasets)
-    parts = []
-    for train in (True, False):
-        try:
-            part = datasets.CIFAR10(folder, train=train, download=not _files_are_there(folder, datasets))
-        except (OSError, RuntimeError) as error:  # torchvision raises either when a download fails
-            raise ValueError(
-                f"CIFAR-10 is not in {folder} and could not be downloaded ({error}). Put torchvision's folder "
-                f"cifar-10-batches-py there, or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
-            ) from error
-        parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
-    return _dataset("cifar10", *parts, padding=4, flips=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _halved(data: Dataset) -> Dataset:
-    """Each block of 2 x 2 pixels averaged, to the nearest whole number, halves up."""
-    train, test = (
-        F.avg_pool2d(images.float(), 2).add_(0.5).floor_().byte() for images in (data.train_images, data.test_images)
-    )
-    parts = train, data.train_labels, test, data.test_labels
-    return _dataset(f"{data.name}-16x16", *parts, padding=data.padding // 2, flips=data.flips)
-
-
-def _check_files(folder: Path, datasets) -> None:
-    for file_name, checksum in _files(datasets.CIFAR10):
-        path = folder / datasets.CIFAR10.base_folder / file_name
-        if path.exists() and not datasets.utils.check_integrity(path, checksum):
-            raise ValueError(
-                f"CIFAR-10 file {path} is damaged: its MD5 is not {checksum}. Delete it, and it will be downloaded again"
-            )
-
-
-def _files_are_there(folder: Path, datasets) -> bool:
-    return all((folder / datasets.CIFAR10.base_folder / name).exists() for name, _ in _files(datasets.CIFAR10))
-
-
-def _files(cifar) -> list[tuple[str, str]]:
-    """The data set's files and their MD5."""
-    return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
-
-
-def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     """Per channel, [C, 1, 1], exactly: from how often each of the 256 values occurs."""
     counts = np.stack([np.bincount(images[:, c].numpy().ravel(), minlength=256) for c in range(images.shape[1])])
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ np.arange(256)
     variance = share @ np.arange(256.0) ** 2 - mean**2
     return tuple(torch.from_numpy(a).float()[:, None, None] for a in (mean, np.sqrt(variance)))
-
-
-def _dataset(name: str, *parts: Tensor, padding: int, flips: bool) -> Dataset:
-    """A data set from its training images and labels and those for testing, without a validation split as yet."""
-    digest = hashlib.sha256()
-    for tensor in parts:
-        digest.update(tensor.numpy().tobytes())
-    images, labels, *_ = parts
-    mean, std = _mean_and_std(images)
-    classes = int(labels.max()) + 1
-    return Dataset(name, *parts, images[:0], labels[:0], mean, std, classes, padding, flips, digest.hexdigest())
