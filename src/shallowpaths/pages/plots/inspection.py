@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from shallowpaths.measure import Inspection
-from shallowpaths.pages.plots.drawing import CHANCE, panels_beside, plain_log_ticks, predict, style_of
+from shallowpaths.pages.plots.drawing import new_axes, plain_log_ticks, predict, style_of
 from shallowpaths.pages.plots.figure import BookFigure
 
 
@@ -13,14 +13,14 @@ def inspection(found: Inspection) -> BookFigure:
     shares = [block.branch_share for block in blocks]
 
     def draw() -> Figure:
-        figure, (signal, share) = panels_beside(2, 8.4, 3.6)
+        figure, (signal, share) = new_axes(2, (4.2, 3.6), sharey=False)
         marks = {"linestyle": "none", "markersize": 4.5}
         signal.plot(at, [b.skip_variance for b in blocks], **style_of("skip path") | marks, label="skip path")
         signal.plot(at, [b.branch_variance for b in blocks], **style_of("branch") | marks, label="branch")
         signal.set(title="variance", yscale="log")
         share.plot(at, shares, **style_of("branch") | marks, label="measured")
-        predict(share, list(at), [b.predicted_share for b in blocks], label="$1/(l+1)$")
-        share.axhline(0.5, **CHANCE, label="1/2")
+        predict(share, dict(zip(at, (b.predicted_share for b in blocks), strict=True)), label="$1/(l+1)$")
+        predict(share, dict.fromkeys(at, 0.5), label="1/2", linestyle=":")
         share.set(title="branch share")
         plain_log_ticks(share)
         for axes in (signal, share):
