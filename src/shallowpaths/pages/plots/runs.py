@@ -214,8 +214,8 @@ def _draw_accuracies(axes: Axes, name: str, l2: float, group: list[RunRecord]) -
     trained = {rate: 100 * accuracy for rate, accuracy in points.items() if accuracy is not None}
     dash = {} if l2 else {"linestyle": "--", "markerfacecolor": "none"}
     drawing.draw(axes, trained, **style_of(name) | {"markersize": 5} | dash, label=name if l2 else f"{name}, no L2")
-    failed = {rate: 0 for rate, accuracy in points.items() if accuracy is None}
-    drawing.draw(axes, failed, **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
+    if failed := {rate: 0 for rate, accuracy in points.items() if accuracy is None}:  # an empty line has no place, and no layout
+        drawing.draw(axes, failed, **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
 
 
 def _percent(accuracy: float | None) -> str:
