@@ -302,3 +302,34 @@ def test_the_figure_draws_the_shares_beside_their_prediction():
     np.testing.assert_allclose(predicted, theory.batchnorm_branch_share(6))
     assert list(half) == [0.5] * 6
     assert "Verdict: identity-biased." in figure.alt
+
+
+def test_the_factor_of_torchs_addition_is_seen():
+    class Added(torch.nn.Module):
+        def __init__(self, inside):
+            super().__init__()
+            self.layer, self.inside = torch.nn.Linear(16, 16), inside
+
+        def forward(self, x):
+            return torch.add(x, self.layer(x), alpha=0.1) if self.inside else x + 0.1 * self.layer(x)
+
+    inside, outside = Added(True), Added(False)
+    inside.load_state_dict(outside.state_dict())
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    (block,), (same,) = sp.inspect(inside, x).blocks, sp.inspect(outside, x).blocks
+    assert block.branch_variance == pytest.approx(same.branch_variance, rel=1e-5)
+    assert block.branch_share == pytest.approx(same.branch_share, rel=1e-5)
+    assert block.branch_share < 0.02
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear, "resnet50"])
+def test_what_is_no_module_is_named(model):
+    with pytest.raises(ValueError, match=r"model is (type|str): give a torch\.nn\.Module"):
+        sp.inspect(model, torch.randn(4, 3))
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    network, batch = NETWORKS["residual-mlp"]("batchnorm")
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    with pytest.raises(ValueError, match="weight has NaN or infinity in it"):
+        sp.inspect(network, batch)

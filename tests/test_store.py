@@ -182,3 +182,9 @@ def test_a_fifo_is_refused_before_anything_waits_for_it(tmp_path, name):
     with pytest.raises(ValueError, match="no plain file"):
         Store(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_records_are_read_from_a_stores_folder_too(tmp_path):
+    with Store(tmp_path / "runs") as store:
+        store.append(record())
+    assert load_records(tmp_path / "runs") == load_records(tmp_path / "runs" / "records.jsonl") != []

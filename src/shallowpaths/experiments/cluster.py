@@ -63,7 +63,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     try:
         import ray
     except ImportError as error:
-        raise ValueError(f"a cluster needs Ray, pip install shallowpaths[cluster]: {error}") from error
+        raise ValueError(f"a cluster needs Ray, pip install 'shallowpaths[cluster]': {error}") from error
     if ray.is_initialized():
         yield ray
         return

@@ -103,9 +103,9 @@ class Store:
 
 
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
-    """The records of one file, as Store.load gives them: for files that are only read."""
+    """The records of a store's file or folder, as Store.load gives them: for what is only read."""
     records, first_line = [], {}
-    for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -14,7 +14,7 @@ from shallowpaths.measure.gradients import random_like
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found
 from shallowpaths.measure.signals import channel_moments
 from shallowpaths.measure.verdict import judge
-from shallowpaths.networks.tracing import Flow, ResidualAddition, trace
+from shallowpaths.networks.tracing import Flow, ResidualAddition, check_module, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,13 @@ def inspect(
 
     Raises:
         ValueError: no residual addition, with a suggestion; a network that torch.fx cannot trace; a batch of one, NaN or
-            infinity in it, or one that does not fit.
+            infinity in it, or one that does not fit; a weight that is not finite.
     """
+    check_module(model)
     check_inputs(batch)
+    bad = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if bad and not initialized:
+        raise ValueError(f"{bad[0]} has NaN or infinity in it: give a model with finite weights, or initialized=True")
     kept: tuple[str, ...] = ()
     with left_as_found(model, training):
         if initialized:
@@ -162,8 +166,10 @@ class _Look(fx.Interpreter):
         addition = self.additions.get(n)
         if addition is None:
             return super().run_node(n)
-        axis = self._channel_axis(addition)
-        block = _moments("skip", self.env[addition.skip], axis) | _moments("branch", self.env[addition.branch], axis)
+        axis, scale = self._channel_axis(addition), n.kwargs.get("alpha", 1)  # of torch.add's second operand
+        scales = {operand: scale if operand is n.all_input_nodes[-1] else 1 for operand in (addition.skip, addition.branch)}
+        block = _moments("skip", self.env[addition.skip] * scales[addition.skip], axis)
+        block |= _moments("branch", self.env[addition.branch] * scales[addition.branch], axis)
         output = super().run_node(n)
         block |= _moments("output", output, axis)
         block |= {"branch_share": _ratio(block["branch_variance"], block["output_variance"]), "gradient": math.nan}

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def load_model(target: str) -> nn.Module:
     source, _, name = target.rpartition(":")
     if source == "torchvision":
         models = import_torchvision("models")
-        return models.get_model(_known(name, models.list_models(), source))
+        known = _known(name, models.list_models(), source)
+        takes = inspect.signature(models.get_model_builder(known)).parameters
+        return models.get_model(known, **({"weights_backbone": None} if "weights_backbone" in takes else {}))  # else it downloads them
     if source == "timm":
         return _from_timm(name)
     if source.endswith(".py"):

@@ -43,6 +43,12 @@ class ResidualAddition:
     source: fx.Node
 
 
+def check_module(model: object) -> None:
+    """Raise a ValueError if this is no module, but its class or its name, say."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
+
+
 def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
     """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
 
@@ -58,8 +64,7 @@ def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.M
     Raises:
         ValueError: no module; a model whose own forward cannot be traced, with the reason.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
+    check_module(model)
     tracer, name = _Tracer(batch, leaves), type(model).__name__
     try:
         graph = tracer.trace(model)
