@@ -114,6 +114,8 @@ def test_selection_by_settings():
     runs = [record(rate, seed, recipe=r) for rate in (0.03, 0.1) for seed in (0, 1) for r in ("batchnorm", "skipinit")]
     assert select(runs, recipe="skipinit", seed=0, learning_rate=0.1) == [runs[5]]
     assert select(runs, recipe=("skipinit", "batchnorm"), seed=[1]) == [runs[2], runs[3], runs[6], runs[7]]
+    assert select(runs, recipe={"skipinit", "batchnorm"}, seed=range(1, 3)) == select(runs, recipe=("skipinit", "batchnorm"), seed=[1, 2])
+    assert select(runs, effective_learning_rate=None) == []
     assert runs[0].config.effective_learning_rate != 0.3, "equal to rounding only"
     assert select(runs, effective_learning_rate=0.3) == runs[:4]
     assert select(runs, ghost_batch=None) == runs

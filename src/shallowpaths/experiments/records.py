@@ -68,20 +68,22 @@ def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
     """The records whose configs have all of these settings, in their order.
 
     Args:
-        settings: of RunConfig, or `effective_learning_rate`; a list or a tuple stands for any of its values. Numbers may differ
-            by rounding.
+        settings: of RunConfig, or `effective_learning_rate`; several values, in a list, a set or a range, stand for any of them.
+            Numbers may differ by rounding.
 
     Raises:
         ValueError: a setting that a config does not have; it lists those that there are.
     """
     for name in settings:
         checks.one_of("setting", name, SETTINGS)
-    asked = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in settings.items()}
+    several = {name: isinstance(value, Iterable) and not isinstance(value, str) for name, value in settings.items()}
+    asked = {name: list(value) if several[name] else [value] for name, value in settings.items()}
     return [r for r in records if all(_is_any(getattr(r.config, name), values) for name, values in asked.items())]
 
 
 def _is_any(found: Any, values: Iterable[Any]) -> bool:
-    return found in values or (isinstance(found, float) and any(math.isclose(found, value) for value in values))
+    numbers = [value for value in values if isinstance(value, (int, float))]
+    return found in values or (isinstance(found, float) and any(math.isclose(found, number) for number in numbers))
 
 
 def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[RunRecord]]:
