@@ -238,7 +238,7 @@ def test_how_many_at_a_time_is_a_whole_number(number):
 
 def test_a_cluster_without_ray_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"pip install shallowpaths\[cluster\]"):
+    with pytest.raises(ValueError, match=r"pip install 'shallowpaths\[cluster\]'"):
         sweeping.sweep(GRID, progress=False, cluster="local")
 
 
