@@ -1,6 +1,7 @@
 """The architectures, one class each: the paper's Wide-ResNet and ResNet-50-V2, and the fully connected network of its theory."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -51,19 +52,15 @@ class WideResNet(ResidualNetwork):
         self.recipe, self.activation = _as_recipe(recipe), "relu"
         conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm2d, ghost_batch)
+
+        def branch(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            return [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
+
         with torch.device("meta"):  # where layers draw no weights, which the network draws itself
             self.input_layer = conv(channels, IMAGE_CHANNELS[0], 3, padding=1)
-            blocks, inputs = [], IMAGE_CHANNELS[0]
-            for stage, outputs in enumerate(width * c for c in IMAGE_CHANNELS):
-                for index in range(count // 3):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    layers = [conv(inputs, outputs, 3, stride, padding=1), conv(outputs, outputs, 3, padding=1)]
-                    projects = self.recipe.skip_path and (stride > 1 or inputs != outputs)
-                    shortcut = conv(inputs, outputs, 1, stride) if projects else None
-                    blocks.append(ResidualBlock(layers, self.recipe, count, normalization, shortcut=shortcut))
-                    inputs = outputs
-            self.blocks = nn.Sequential(*blocks)
-            self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
+            stages = [(width * c, count // 3) for c in IMAGE_CHANNELS]
+            self.blocks = _blocks(self.recipe, normalization, IMAGE_CHANNELS[0], stages, branch)
+            self.head = _head(stages[-1][0], classes, self.recipe, normalization, "relu", dropout, pool=True)
         self.to_empty(device="cpu").reset_parameters(generator)
 
 
@@ -94,27 +91,23 @@ class ResNetV2(ResidualNetwork):
         ghost_batch: int | None = None,
     ):
         super().__init__()
-        total = blocks_of(depth, "resnet50-v2")
+        blocks_of(depth, "resnet50-v2")  # refuses another depth
         for name, value in (("width", width), ("channels", channels), ("classes", classes)):
             whole(name, value)
         self.recipe, self.activation = _as_recipe(recipe), "relu"
         conv = functools.partial(nn.Conv2d, bias=self.recipe.biases)
         normalization = _normalization(nn.BatchNorm2d, ghost_batch)
+
+        def branch(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            inner = outputs // EXPANSION
+            return [conv(inputs, inner, 1), conv(inner, inner, 3, stride, padding=1), conv(inner, outputs, 1)]
+
         with torch.device("meta"):  # where layers draw no weights, which the network draws itself
             inputs = BOTTLENECKS[0][0]
             self.input_layer = nn.Sequential(conv(channels, inputs, 7, 2, padding=3), nn.MaxPool2d(3, 2, padding=1))
-            blocks = []
-            for stage, (inner, count) in enumerate((width * c, n) for c, n in BOTTLENECKS):
-                outputs = EXPANSION * inner
-                for index in range(count):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    layers = [conv(inputs, inner, 1), conv(inner, inner, 3, stride, padding=1), conv(inner, outputs, 1)]
-                    projects = self.recipe.skip_path and inputs != outputs
-                    shortcut = conv(inputs, outputs, 1, stride) if projects else None
-                    blocks.append(ResidualBlock(layers, self.recipe, total, normalization, shortcut=shortcut))
-                    inputs = outputs
-            self.blocks = nn.Sequential(*blocks)
-            self.head = _head(inputs, classes, self.recipe, normalization, "relu", dropout, pool=True)
+            stages = [(width * EXPANSION * inner, count) for inner, count in BOTTLENECKS]
+            self.blocks = _blocks(self.recipe, normalization, inputs, stages, branch)
+            self.head = _head(stages[-1][0], classes, self.recipe, normalization, "relu", dropout, pool=True)
         self.to_empty(device="cpu").reset_parameters(generator)
 
 
@@ -174,6 +167,29 @@ class ResidualMLP(ResidualNetwork):
 def count_parameters(network: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _blocks(
+    recipe: Recipe,
+    normalization: Normalization,
+    inputs: int,
+    stages: Sequence[tuple[int, int]],
+    branch: Callable[[int, int, int], list[nn.Module]],
+) -> nn.Sequential:
+    """Convolutional blocks, in stages of (channels, blocks); every stage but the first begins with a stride of 2.
+
+    branch: the layers of a branch, by its channels before and after, and its stride.
+    """
+    total, blocks = sum(count for _, count in stages), []
+    for stage, (outputs, count) in enumerate(stages):
+        for index in range(count):
+            stride = 2 if stage > 0 and index == 0 else 1
+            projects = recipe.skip_path and (stride > 1 or inputs != outputs)
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=recipe.biases) if projects else None
+            layers = branch(inputs, outputs, stride)
+            blocks.append(ResidualBlock(layers, recipe, total, normalization, shortcut=shortcut))
+            inputs = outputs
+    return nn.Sequential(*blocks)
 
 
 def _head(
