@@ -2,6 +2,8 @@ import functools
 import os
 import signal
 import sys
+import threading
+import time
 import types
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from shallowpaths.experiments import sweep as sweeping
-from shallowpaths.experiments.execution import in_processes
+from shallowpaths.experiments.execution import _without_interrupts, in_processes
 from shallowpaths.experiments.store import Store, load_records
 from shallowpaths.training import checkpoints
 from shallowpaths.training.config import RunConfig
@@ -267,6 +269,26 @@ def test_a_worker_that_does_not_see_the_stores_folder_makes_none(tmp_path):
     (record,) = sweeping._trained(GRID[:1], data_folder=None, progress=False, folder=tmp_path / "elsewhere", workers=0)
     assert record.config == GRID[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system sends no signal to one thread")
+@pytest.mark.parametrize("taker", ["this thread", "another"])
+def test_ctrl_c_waits_for_a_worker_that_starts(taker):
+    """Whichever thread the system gives the signal to, Python answers it in the main one, masked or not."""
+    other = threading.Thread(target=time.sleep, args=(1,), daemon=True)
+    other.start()  # before the mask, which it would inherit
+    thread = other if taker == "another" else threading.main_thread()
+    done = []
+
+    def start():
+        with _without_interrupts():
+            signal.pthread_kill(thread.ident, signal.SIGINT)
+            time.sleep(0.1)
+            done.append("started")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert done == ["started"]
 
 
 def test_one_process_per_thread_on_a_cpu():

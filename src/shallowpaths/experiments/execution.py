@@ -107,14 +107,22 @@ def _end_with(sweep: int) -> None:
 def _without_interrupts() -> Iterator[None]:
     """Ctrl-C is put off to the end of this block, and never reaches processes that are started in it.
 
+    They inherit the mask. It covers this thread alone: a signal that another one takes is kept for the end as well.
     Without effect where the system has no such mask.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # else the first worker's start does it, and Python's own then lifts the mask
+    late: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # no other may set a handler, nor is ever interrupted
+    handler = signal.signal(signal.SIGINT, lambda number, _: late.append(number)) if main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if late:
+            signal.raise_signal(signal.SIGINT)
