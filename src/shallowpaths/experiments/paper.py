@@ -7,21 +7,16 @@ from dataclasses import dataclass
 from shallowpaths.experiments.records import BestRate, Point, best_rate, final_train_loss, summarise, validation_error
 from shallowpaths.training.record import RunRecord
 
-GUESSING = math.log(10)  # the loss of "each of the ten classes is as likely"
-TRAINS_BELOW = 0.9 * GUESSING  # the training loss below which a run trains, everywhere in this book
+TRAINS_BELOW = 0.9 * math.log(10)  # the training loss below which a run trains: 90 % of what guessing one of ten classes has
 
 
 @dataclass(frozen=True)
 class Published:
     """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper].
 
-    Attributes:
-        method: in words.
-        recipe, l2: what it is here: a recipe's name, and whether there is an L2 penalty.
-        depth: n, the number of layers.
-        accuracy, deviation: of the test, in 0 .. 1; None where the network could not be trained.
-        best, lowest, highest: the optimal learning rate and the range of rates that are as good, as powers of 2. We read them as
-            effective rates, an inference.
+    `method` in words is here a `recipe`, with an L2 penalty or without. `accuracy` and `deviation` are of the test, in 0 .. 1;
+    None where the network could not be trained. `best`, `lowest`, `highest`: the optimal learning rate and the range of those
+    that are as good, as powers of 2; we read them as effective rates, an inference.
     """
 
     method: str
@@ -50,8 +45,6 @@ _ROWS = {  # method, recipe, L2: for each depth accuracy, deviation, best, lowes
         (0.898, 0.002, -3, -3, -3), (0.917, 0.002, -2, -2, -2), (0.921, 0.001, -2, -2, -2),
     ),
 }  # fmt: skip
-
-
 TABLE: tuple[Published, ...] = tuple(
     Published(*name, depth, *(cell or ())) for name, row in _ROWS.items() for depth, cell in zip(DEPTHS, row, strict=True)
 )
@@ -61,42 +54,32 @@ TABLE: tuple[Published, ...] = tuple(
 class Comparison:
     """A published cell, and what a reader's runs of that method at that depth came to.
 
-    Attributes:
-        published: the paper's.
-        runs: ours, at every rate and seed.
-        best: their best rate, chosen on the validation split where there is one; None without runs.
-        point: what the runs at the best rate say together; None where none trained.
-        outcome: of ours: "trains", "does not train" (at no rate with all its seeds) or "not run".
+    `runs` are ours at every rate and seed, `best` is their best rate, chosen on the validation split where there is one, and `point`
+    what the runs at it say together; None without runs, and where they do not train.
     """
 
     published: Published
     runs: tuple[RunRecord, ...]
     best: BestRate | None
     point: Point | None
-    outcome: str
 
     @property
-    def expected(self) -> str:
-        """The paper's outcome, in the same words."""
-        return "does not train" if self.published.accuracy is None else "trains"
+    def outcome(self) -> str:
+        """Of ours: "trains", "does not train" (at no rate with all its seeds) or "not run"."""
+        return "not run" if not self.runs else "trains" if self.point else "does not train"
 
     @property
     def verdict(self) -> str:
         """"reproduced" if our outcome is the paper's, "differs", or "not run"."""
-        if not self.runs:
-            return "not run"
-        return "reproduced" if self.outcome == self.expected else "differs"
+        expected = "does not train" if self.published.accuracy is None else "trains"
+        return "not run" if not self.runs else "reproduced" if self.outcome == expected else "differs"
 
 
 def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
     """Every cell of the paper's table with the records that belong to it.
 
-    Args:
-        records: of one study: the networks of one depth differ in recipe, L2, rate and seed only. Those that the paper's
-            table has no row for, or whose scalars have a rate or a penalty of their own, are left aside.
-
-    Raises:
-        ValueError: records of one cell differ in another setting.
+    Those that it has no row for, or whose scalars have a rate or a penalty of their own, are left aside. Raises ValueError:
+    records of one cell differ in more than rate and seed.
     """
     listed = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
     return [_compared(cell, tuple(r for r in listed if _belongs(r, cell))) for cell in TABLE]
@@ -113,12 +96,9 @@ def _belongs(record: RunRecord, cell: Published) -> bool:
 
 
 def _compared(cell: Published, runs: tuple[RunRecord, ...]) -> Comparison:
-    """The best rate of a cell's runs, and what the runs at it come to if they train."""
     if not runs:
-        return Comparison(cell, runs, None, None, "not run")
+        return Comparison(cell, runs, None, None)
     best = best_rate(runs, validation_error if all(r.config.validation for r in runs) else final_train_loss)
     at_best = [r for r in runs if r.config.effective_learning_rate == best.effective_rate]
     point = summarise(at_best) if at_best else None
-    if point is None or not point.train_loss < TRAINS_BELOW:
-        return Comparison(cell, runs, best, None, "does not train")
-    return Comparison(cell, runs, best, point, "trains")
+    return Comparison(cell, runs, best, point if point and point.train_loss < TRAINS_BELOW else None)
