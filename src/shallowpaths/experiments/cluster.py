@@ -1,7 +1,7 @@
 """A sweep's jobs on a Ray cluster: of many machines, or one of this machine alone that lasts as long as the sweep.
 
-Ray finds each job a worker and does again what was lost with one. It is imported only here, and only when it is asked for:
-`pip install shallowpaths[cluster]`. Every machine needs this package, of the same version, and the data.
+Ray finds each job a worker and does again what was lost with one. Every machine needs this package, of the same version, with
+its extra `cluster`, and the data.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ LOOK_SECONDS = 10.0  # how often to look whether machines have come or gone, whi
 
 
 def in_cluster(
-    jobs: Iterable[Job], train: Callable[[Job], Records], address: str, gpu_share: float = 0
+    train: Callable[[Job], Records], jobs: Iterable[Job], address: str, gpu_share: float = 0
 ) -> Generator[Records]:
     """As many jobs at a time as the cluster has room for, each on one thread; records in order of their end.
 
-    A job that is lost with its worker or its machine is done again; the others go on.
+    A job that is lost with its worker is done again; the others go on. Whatever ends this generator ends the jobs.
 
     Args:
         address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here,
@@ -35,7 +35,7 @@ def in_cluster(
 
     Raises:
         ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again
-            and again; and what `train` raises. Whatever ends this generator ends the jobs.
+            and again; and what `train` raises.
     """
     with connected(address) as ray:
         task = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=MOST_DEATHS - 1)(_on_one_thread)
@@ -51,7 +51,15 @@ def in_cluster(
                 if not under_way:
                     return
                 for reference in ray.wait(list(under_way), timeout=LOOK_SECONDS)[0]:
-                    yield _records(ray, reference, under_way.pop(reference))
+                    job = under_way.pop(reference)
+                    try:
+                        records = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:
+                        raise error.cause from None  # as `train` raised it
+                    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
+                        said = f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}"
+                        raise ValueError(said) from error
+                    yield records
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
@@ -64,14 +72,14 @@ def connected(address: str) -> Iterator[ModuleType]:
         import ray
     except ImportError as error:
         raise ValueError(f"a cluster needs Ray, pip install 'shallowpaths[cluster]': {error}") from error
-    if ray.is_initialized():
-        yield ray
-        return
+    ours = not ray.is_initialized()
     try:
-        _connect(ray, address)
+        if ours:
+            _connect(ray, address)
         yield ray
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def _connect(ray: ModuleType, address: str) -> None:
@@ -101,13 +109,3 @@ def _on_one_thread(train: Callable[[Job], Records], job: Job) -> Records:
     """What a worker does. One thread, on whatever machine: a run's last digits follow from its threads."""
     torch.set_num_threads(1)
     return train(job)
-
-
-def _records(ray: ModuleType, reference, job: Job) -> Records:
-    """What came of a job, or the error that ended it, as `train` raised it."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
-        raise ValueError(f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}") from error

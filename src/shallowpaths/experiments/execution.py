@@ -1,8 +1,5 @@
-"""How the jobs of a sweep are done: one after the other, or several at a time by worker processes.
-
-A job is a list of configs that are trained together: one run, or several as lanes. Both executors take jobs and the
-function that trains one, start a job only when there is room for it, and give each job's records back as it ends. The one
-over many machines, in `shallowpaths.experiments.cluster`, has the same shape.
+"""The jobs of a sweep, several at a time by worker processes. A job is a list of configs that are trained together: one run, or
+several as lanes. As `map` does, an executor takes the function that trains a job, and jobs, each only when there is room for it.
 """
 
 import contextlib
@@ -32,19 +29,12 @@ MOST_DEATHS = 3  # of workers, one after the other, without any job done in betw
 LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
 
 
-def one_by_one(jobs: Iterable[Job], train: Callable[[Job], Records]) -> Generator[Records]:
-    """Every job in this process."""
-    yield from map(train, jobs)
-
-
-def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes: int) -> Generator[Records]:
+def in_processes(train: Callable[[Job], Records], jobs: Iterable[Job], processes: int) -> Generator[Records]:
     """So many jobs at a time, each in a worker process with its share of torch's threads; records in order of their end.
 
     The share follows from `processes` alone, also where there are fewer jobs: a run's last digits follow from its threads.
-    A worker that dies is reported, and what was under way is done again, from its last checkpoint on.
-
-    Raises:
-        ValueError: workers die again and again; and what `train` raises. Whatever ends this generator ends the workers.
+    A worker that dies is reported, and what was under way goes on from its last checkpoint. Raises ValueError: workers die
+    again and again; and what `train` raises. Whatever ends this generator ends the workers.
     """
     warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
     jobs, under_way, deaths, pool = iter(jobs), {}, 0, _pool(processes)
@@ -65,10 +55,8 @@ def in_processes(jobs: Iterable[Job], train: Callable[[Job], Records], processes
                 log.warning("a worker process died; what was under way goes on from its last checkpoint")
                 pool.shutdown(kill_workers=True)
                 if deaths == MOST_DEATHS:
-                    raise ValueError(
-                        f"{deaths} worker processes died one after the other, of too little memory perhaps: "
-                        f"{names_of(under_way.values())}"
-                    )
+                    said = "worker processes died one after the other, of too little memory perhaps"
+                    raise ValueError(f"{deaths} {said}: {names_of(under_way.values())}")
                 jobs, under_way, pool = itertools.chain(list(under_way.values()), jobs), {}, _pool(processes)
     finally:
         pool.shutdown(kill_workers=True)

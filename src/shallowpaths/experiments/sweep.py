@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from shallowpaths._device import resolve_device
 from shallowpaths.experiments.cluster import in_cluster
 from shallowpaths.experiments.costs import TRAINING_IMAGES, work
-from shallowpaths.experiments.execution import in_processes, one_by_one
+from shallowpaths.experiments.execution import Job, Records, in_processes
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import number, whole
 from shallowpaths.training import checkpoints, distributed
@@ -41,25 +42,21 @@ def sweep(
     """Train every config and return the records in the same order.
 
     Args:
-        store: where records are kept (see `Store`). A config whose record is there already is not run again, and each
-            new record is on the disk before the next run starts. Runs that take minutes are saved in between, so that an
-            interrupted sweep goes on in the middle of a run.
+        store: where records are kept (see `Store`). A config whose record is there is not run again, and each new record is on
+            the disk before the next run starts. Runs that take minutes are saved in between: an interrupted sweep goes on there.
         data_folder, progress, workers: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
-        processes: so many runs at a time, each in a process of its own with its share of torch's threads. Small networks
-            cannot use several threads well.
-        lanes: so many runs that differ in learning rate and seed only, as one (see `shallowpaths.training.lanes`). Each
-            step is the same to rounding. 1 by default: on a CPU, a process for each core does better. Where the rows
-            lanes_8_over_1 of `shallowpaths bench` are far below 8, they pay.
-        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). Each of its
-            machines needs this package, and the images in `data_folder`. The store stays with this process; a run that is lost
-            with its worker goes on from its checkpoint where the worker's machine sees the store's folder, else it begins
-            again. A device "auto" is this machine's.
+        processes: so many runs at a time, each in a process of its own with its share of torch's threads.
+        lanes: so many runs that differ in learning rate and seed only, as one (see `training.lanes`): each step is the same to
+            rounding. They pay where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8.
+        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). The store stays
+            with this process; a run that is lost with its worker goes on from its checkpoint where the worker's machine sees the
+            store's folder, else it begins again. A device "auto" is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
 
     Raises:
-        ValueError: what `check` refuses; the store cannot be written or is in use by another sweep; fewer than 1 process
-            or lane, or more under torchrun; processes and a cluster; what `experiments.cluster.in_cluster` refuses.
+        ValueError: what `check` and `experiments.cluster.in_cluster` refuse; the store cannot be written or is in use; fewer
+            than 1 process or lane, or more under torchrun; processes and a cluster.
     """
     whole("lanes", lanes)
     whole("processes", processes)
@@ -85,11 +82,11 @@ def sweep(
         shown = progress and processes == 1 and cluster is None
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder, workers=workers)
         jobs = itertools.takewhile(lambda _: distributed.from_first(time.monotonic() < end), in_lanes(missing, lanes))
-        execute = functools.partial(in_processes, processes=processes) if processes > 1 else one_by_one
+        execute = functools.partial(in_processes, processes=processes) if processes > 1 else map
         if cluster is not None and missing:
             gpus = gpu_share if any(config.device == "cuda" for config in missing) else 0
             execute = functools.partial(in_cluster, address=cluster, gpu_share=gpus)
-        for records in execute(jobs, trained):
+        for records in execute(trained, jobs):
             keys = [record.config.key for record in records]
             done |= dict(zip(keys, records, strict=True))
             if kept:
@@ -102,19 +99,17 @@ def sweep(
 
 
 def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConfig]:
-    """The configs with their devices resolved, if all of them can be swept.
-
-    elsewhere: whether a device that is named need not be one of this machine.
+    """The configs with their devices resolved; one that is named need not be of this machine, if they run `elsewhere`.
 
     Raises:
         ValueError: a config stands twice in the list, or cannot be trained on its data set (`RunConfig.split`).
         TypeError: what stands in it is no RunConfig.
     """
+    wanted = only_configs(configs)
     wanted = [
-        c if elsewhere and c.device != "auto" else c.replace(device=resolve_device(c.device).type)
-        for c in only_configs(configs)
+        c if elsewhere and c.device != "auto" else c.replace(device=resolve_device(c.device).type) for c in wanted
     ]
-    if len({config.key for config in wanted}) < len(wanted):
+    if len(set(wanted)) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
     for config in wanted:
         config.split(TRAINING_IMAGES[config.data])
@@ -128,12 +123,10 @@ def processes_for(configs: Iterable[RunConfig]) -> int:
     return torch.get_num_threads() if on_cpu else 1
 
 
-def _trained(
-    job: list[RunConfig], data_folder: str | os.PathLike | None, progress: bool, folder: Path | None, workers: int
-) -> list[RunRecord]:
-    """A job's records; its checkpoint stays until they are in the store. folder: none where this machine does not see it."""
+def _trained(job: Job, folder: Path | None, **options: Any) -> Records:
+    """A job's records; its checkpoint stays until they are in the store, in the folder, where this machine sees that."""
     seen = folder if folder and folder.is_dir() else None
-    return train_lanes(job, data_folder, progress, seen, workers=workers, keep_checkpoint=True)
+    return train_lanes(job, checkpoint_folder=seen, keep_checkpoint=True, **options)
 
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
