@@ -19,13 +19,7 @@ RATES = ("learning_rate", "effective_learning_rate")
 
 @dataclass(frozen=True)
 class Plan:
-    """A list of runs with a name.
-
-    Attributes:
-        name: of a shipped plan, or the file's.
-        description: what the plan is for, one or a few sentences.
-        configs: the runs, in order.
-    """
+    """A list of runs with a name, that of a shipped plan or the file's, and a description of what it is for."""
 
     name: str
     description: str
@@ -35,21 +29,17 @@ class Plan:
 def read_plan(name_or_path: str | Path) -> Plan:
     """The shipped plan of that name, or the plan in that file.
 
-    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which
-    a list stands for one run per value and several lists for every combination, and any number of tables `[[runs]]`,
-    one run each. Settings are RunConfig's, or `effective_learning_rate` instead of `learning_rate`. A rate may be
-    written as a power, "2^-3", or as all whole powers of 2 of a range, "2^-3..2^0".
-
-    Raises:
-        ValueError: no such plan, no TOML, an unknown key, or a bad value.
+    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which a list stands
+    for one run per value and several lists for every combination, and of tables `[[runs]]`, one run each. Settings are
+    RunConfig's, or `effective_learning_rate` instead of `learning_rate`. A rate may be written as a power, "2^-3", or as all whole
+    powers of 2 of a range, "2^-3..2^0". Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
     """
     path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(
-            f"plan {str(name_or_path)!r}: neither a file that can be read nor a shipped plan. Shipped are {', '.join(NAMES)}"
-        ) from error
+        said = f"neither a file that can be read nor a shipped plan. Shipped are {', '.join(NAMES)}"
+        raise ValueError(f"plan {str(name_or_path)!r}: {said}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"plan {path.name} is no TOML: {error}") from error
     try:
@@ -70,7 +60,7 @@ def _plan(name: str, content: dict[str, Any]) -> Plan:
         for number, table in enumerate(tables, start=1):
             where = f"[[{kind}]] number {number}"
             _known(table, SETTINGS, where)
-            settings = _merged(common, table, where)
+            settings = _merged(common, table)
             if kind == "runs" and (lists := [key for key, value in settings.items() if len(value) != 1]):
                 raise ValueError(f"{where} gives {', '.join(lists)} several values: that is what [[grid]] is for")
             configs += _product(settings)
@@ -79,23 +69,15 @@ def _plan(name: str, content: dict[str, Any]) -> Plan:
     return Plan(name, " ".join(str(content.get("description", "")).split()), tuple(configs))
 
 
-def _merged(common: dict[str, Any], table: dict[str, Any], where: str) -> dict[str, list]:
+def _merged(common: dict[str, Any], table: dict[str, Any]) -> dict[str, list]:
     """Every setting with its list of values; a table's own rate or budget stands instead of the common one."""
-    kept = dict(common)
     for rivals in (RATES, ("epochs", "steps")):
         if any(r in table for r in rivals):
-            kept = {k: v for k, v in kept.items() if k not in rivals}
-    settings = {**kept, **table}
-    if all(rate in settings for rate in RATES):
-        raise ValueError(f"{where}: give either learning_rate or effective_learning_rate, not both")
-    return {key: _values(key, value) for key, value in settings.items()}
-
-
-def _values(key: str, value: Any) -> list:
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        raise ValueError(f"{key} is an empty list")
-    return list(itertools.chain.from_iterable(map(_rates, values))) if key in RATES else values
+            common = {key: value for key, value in common.items() if key not in rivals}
+    settings = {key: value if isinstance(value, list) else [value] for key, value in {**common, **table}.items()}
+    if empty := [key for key, values in settings.items() if not values]:
+        raise ValueError(f"{', '.join(empty)} is an empty list")
+    return {key: [*itertools.chain(*map(_rates, v))] if key in RATES else v for key, v in settings.items()}
 
 
 def _rates(value: Any) -> list[float]:

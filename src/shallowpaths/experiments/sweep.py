@@ -106,9 +106,8 @@ def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConf
         TypeError: what stands in it is no RunConfig.
     """
     wanted = only_configs(configs)
-    wanted = [
-        c if elsewhere and c.device != "auto" else c.replace(device=resolve_device(c.device).type) for c in wanted
-    ]
+    here = {d: resolve_device(d).type for d in {c.device for c in wanted} if d == "auto" or not elsewhere}
+    wanted = [config.replace(device=here.get(config.device, config.device)) for config in wanted]
     if len(set(wanted)) < len(wanted):
         raise ValueError("the sweep lists the same config twice: a run is a function of its config, change its seed")
     for config in wanted:
