@@ -18,14 +18,21 @@ from tabulate import tabulate
 from shallowpaths import __version__, recipes
 from shallowpaths.training.config import CHOICES, RunConfig
 
-DEVICES = CHOICES["device"]
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
+DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
+DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
+WORKERS_HELP = "Processes that decode an imagefolder's images; 0 decodes in the one that trains."
+LANES_HELP = "Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so."
+CLUSTER_HELP = (
+    "Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of this "
+    "machine alone. All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
+)
+_data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
+_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help=WORKERS_HELP)
 
 
 class _Commands(click.Group):
-    """A group whose commands turn what went wrong into one line.
-
-    Exit code 2 for what the user got wrong, 1 for files and output that cannot be written, 130 after Ctrl-C.
-    """
+    """What went wrong is one line: exit code 2 for the user's mistakes, 1 for what cannot be written, 130 after Ctrl-C."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -55,10 +62,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120},
-)
+@click.group(cls=_Commands, context_settings=CONTEXT)
 @click.version_option(__version__)
 def main() -> None:
     """Why very deep residual networks train: run the experiments of the book Shallow Paths."""
@@ -66,53 +70,29 @@ def main() -> None:
 
 def _run_options(command: Callable) -> Callable:
     """One option for each setting of a RunConfig, with its default; the help is the setting's own documentation."""
+    lines = (line.strip().partition(": ") for line in (RunConfig.__doc__ or "").splitlines())
+    says = {name: text for name, _, text in lines}
+    says["learning_rate"] += f" [{RunConfig.learning_rate}]"
     for setting in reversed(dataclasses.fields(RunConfig)):
         kind = next((k for k in typing.get_args(setting.type) if k is not type(None)), setting.type)
-        flags, more = [f"--{setting.name.replace('_', '-')}"], {"type": kind}
-        if setting.name in CHOICES:
-            more = {"type": click.Choice(CHOICES[setting.name])}
-        elif setting.type is bool:
-            flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {}
+        kind = click.Choice(CHOICES[setting.name]) if setting.name in CHOICES else kind
+        flag = setting.name.replace("_", "-")
+        flags, more = (f"--{flag}/--no-{flag}", {}) if kind is bool else (f"--{flag}", {"type": kind})
         default = None if setting.name == "learning_rate" else setting.default
-        command = click.option(*flags, default=default, help=_setting_help(setting.name), **more)(command)
+        command = click.option(flags, default=default, help=says[setting.name], **more)(command)
     return command
-
-
-def _setting_help(name: str) -> str:
-    lines = [line.strip() for line in (RunConfig.__doc__ or "").splitlines()]
-    text = next(line.partition(": ")[2] for line in lines if line.startswith(f"{name}: "))
-    return f"{text} [{RunConfig.learning_rate}]" if name == "learning_rate" else text
-
-
-_data_folder = click.option(
-    "--data-folder",
-    type=click.Path(path_type=Path),
-    help="Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val.",
-)
-_workers = click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Processes that decode an imagefolder's images; 0 decodes in the one that trains.",
-)
 
 
 @main.command()
 @_run_options
-@click.option(
-    "--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate."
-)
+@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate.")
 @_data_folder
 @_workers
 @click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
-def train(
-    effective_learning_rate: float | None, data_folder: Path | None, workers: int, store: str | None, **settings: Any
-) -> None:
+def train(effective_learning_rate: float | None, store: str | None, data_folder: Path | None, workers: int, **settings: Any):
     """Train one network and print its record."""
     if settings["learning_rate"] is None:
         del settings["learning_rate"]
-    elif effective_learning_rate is not None:
-        raise ValueError("give either --learning-rate or --effective-learning-rate, not both")
     make = RunConfig if effective_learning_rate is None else partial(RunConfig.at_effective_rate, effective_learning_rate)
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
     from shallowpaths.training import distributed
@@ -127,29 +107,15 @@ def train(
 @click.option("--store", type=click.Path(), help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
-@click.option(
-    "--processes", type=click.IntRange(min=1), help="Runs at a time.  [default: one per processor core, on a GPU 1]"
-)
-@click.option(
-    "--lanes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so.",
-)
+@click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
+@click.option("--lanes", type=COUNT, default=1, help=LANES_HELP)
 @_workers
-@click.option("--device", type=click.Choice(DEVICES), help="Instead of the plan's.  [default: the plan's]")
+@click.option("--device", type=DEVICE, help="Instead of the plan's.  [default: the plan's]")
 @_data_folder
-@click.option(
-    "--cluster",
-    metavar="ADDRESS",
-    help="Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of "
-    "this machine alone. All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path.",
-)
+@click.option("--cluster", metavar="ADDRESS", help=CLUSTER_HELP)
 @click.option("--gpu-share", type=float, default=1, help="Of one GPU, for each run of a cluster with --device cuda.")
 def run_sweep(
-    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, data_folder: Path | None,
-    cluster: str | None, **options: Any,
+    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, cluster: str | None, **options: Any
 ) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
@@ -165,29 +131,26 @@ def run_sweep(
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
-    if processes is None:
-        processes = 1 if cluster else sweep.processes_for(configs)
+    processes = processes or (1 if cluster else sweep.processes_for(configs))
     try:
-        records = sweep.sweep(configs, store, data_folder, processes=processes, cluster=cluster, **options)
+        records = sweep.sweep(configs, store, processes=processes, cluster=cluster, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
-    if not distributed.is_first():
-        return
-    diverged = sum(r.outcome == "diverged" for r in records)
-    click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
-    click.echo(f"shallowpaths records {store} shows them.")
+    if distributed.is_first():
+        diverged = sum(r.outcome == "diverged" for r in records)
+        click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
+        click.echo(f"shallowpaths records {store} shows them.")
 
 
 @main.command("records")
-@click.argument("store", type=click.Path(path_type=Path))
-@click.option("--best", type=click.IntRange(min=1), help="Mean and deviation over this many best runs (paper: 5 of 7).")
+@click.argument("store", type=PATH)
+@click.option("--best", type=COUNT, help="Mean and deviation over this many best runs (paper: 5 of 7).")
 def list_records(store: Path, best: int | None) -> None:
     """Show what the runs in STORE say: a line for each setting and rate, and the best rate of each setting.
 
-    STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by
-    validation accuracy where the runs have a validation split, else by training loss. Runs of the paper's depth table are
-    shown beside the paper's own numbers.
+    STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by validation
+    accuracy where the runs have a validation split, else by training loss. Runs of the paper's depth table are shown beside it.
     """
     from shallowpaths.experiments import tables
     from shallowpaths.experiments.store import FILE_NAME, SHIPPED, load_records, shipped_records
@@ -206,7 +169,7 @@ def list_records(store: Path, best: int | None) -> None:
 @main.command("inspect")
 @click.argument("model")
 @click.option("--batch-size", type=click.IntRange(min=2), default=8, help="How many random images.")
-@click.option("--image-size", type=click.IntRange(min=1), default=224, help="Their height and width.")
+@click.option("--image-size", type=COUNT, default=224, help="Their height and width.")
 @click.option("--training/--evaluation", default=True, help="The mode in which it is measured.")
 @click.option("--seed", default=0, help="Of the weights and the images.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -228,20 +191,14 @@ def list_recipes() -> None:
     rows = []
     for name in recipes.NAMES:
         recipe = recipes.get_recipe(name)
-        default = {f.name: f.default for f in dataclasses.fields(recipe)}
-        differs = {k: v for k, v in dataclasses.asdict(recipe).items() if k != "name" and v != default[k]}
-        rows.append((name, ", ".join(f"{k} = {v}" for k, v in differs.items())))
+        values = [(f.name, getattr(recipe, f.name), f.default) for f in dataclasses.fields(recipe) if f.name != "name"]
+        rows.append((name, ", ".join(f"{key} = {value}" for key, value, default in values if value != default)))
     click.echo(tabulate(rows, headers=("recipe", "what it sets")))
 
 
 @main.command("bench")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to measure.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("_build/bench.json"),
-    help="Write the rows to this file, as a list in JSON.",
-)
+@click.option("--device", type=DEVICE, default="auto", help="Where to measure.")
+@click.option("--output", type=PATH, default=Path("_build/bench.json"), help="Write the rows to this file, as a list in JSON.")
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this row only; may be given several times.")
 def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""

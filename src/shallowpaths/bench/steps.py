@@ -4,11 +4,13 @@ Machines drift, so a ratio is the median over pairs that take turns: A B, A B, .
 """
 
 import dataclasses
+import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,12 @@ from shallowpaths import data as datasets
 from shallowpaths._device import arithmetic, synchronize
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.data import Dataset
-from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import LaneRuns, Run, build
 from shallowpaths.training.steps import StepOptions, default_options, recorded
 
 Measured = tuple[float, str]
+Work = Callable[[], object]
 PAIRS = 7
 IN_A_ROW = 10  # steps that a GPU does in one turn
 IMAGES = 10_000
@@ -39,15 +41,7 @@ def measure_step_over_bare(device: torch.device) -> Measured:
     data = random_images(device)
     ours = StepRun(CONFIG, data)
     ours.take()  # it compiles and records, where that is the default
-    network, optimizer = ours.step.forward, ours.step.optimizer
-    batch, labels = ours.step.batch(*(part[0] for part in ours.batches))
-
-    def bare() -> tuple[Tensor, ...]:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(network(batch), labels).backward()
-        optimizer.step()
-        return ()
-
+    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, *ours.step.batch(*(part[0] for part in ours.batches)))
     with arithmetic(device, ours.step.options.tf32, ours.step.options.deterministic):
         repeated = (ours.step.recorded and recorded(bare, ())) or bare
         return ratio(repeated, ours.take, device, "WRN-16-1, batch 128", pairs=6 * PAIRS)
@@ -61,49 +55,49 @@ def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     pictures = Pictures(data.to("cpu"), (steps + warm) * config.batch_size)
     ratios = []
+
+    def take(batches: Iterable[list[Tensor]]) -> None:
+        for images, labels in batches:
+            _plain_step(network, optimizer, images.to(device), labels.to(device))
+
     for _ in range(PAIRS):
         loader = torch.utils.data.DataLoader(pictures, config.batch_size, shuffle=True, num_workers=2)
         batches = iter(loader)  # its workers end with it, so they do not disturb our turn
-        for _ in range(warm):
-            _usual_step(network, optimizer, next(batches), device)
-        usual = seconds(lambda batches=batches: [_usual_step(network, optimizer, b, device) for b in batches], device)
+        take(itertools.islice(batches, warm))
+        usual = seconds(partial(take, batches), device)
         ours.take()
         ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
     return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
 
 
 def measure_augment_over_torchvision(device: torch.device) -> Measured:
-    """Images per second of our crop, flip and standardization over torchvision's image by image, one core each.
-
-    Both make the images of the same batches, one batch after the other.
-    """
+    """Images per second of our crop, flip and standardization over torchvision's image by image, one core each."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         data = random_images(device)
         ours = StepRun(CONFIG, data)
         pictures = Pictures(data.to("cpu"), BATCHES * CONFIG.batch_size)
-        return ratio(lambda: list(pictures), lambda: ours.make_batches(BATCHES), device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
+
+        def make_batches() -> None:
+            for part in zip(*(part[:BATCHES] for part in ours.batches), strict=True):
+                ours.step.batch(*part)
+
+        return ratio(lambda: list(pictures), make_batches, device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
     finally:
         torch.set_num_threads(count)
 
 
-def measure_depth_1000_over_eager(device: torch.device) -> Measured:
-    """Steps per second at depth 1000 with this device's defaults over those of the same step in eager mode."""
-    uncompiled = dataclasses.replace(default_options(device), compiled=False, graph=False)
-    return _two_runs(device, {"depth": 1000}, {"depth": 1000}, options=uncompiled)
-
-
-def measure_settings(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS) -> Measured:
-    """Seconds of a step with the settings `above` over those of one with `below`."""
-    return _two_runs(device, above, below, pairs)
-
-
-def measure_seconds_per_block(device: torch.device) -> Measured:
-    """Seconds a block at depth 1000 over those at depth 100."""
-    deep, shallow = ({"depth": depth, "batch_size": 16} for depth in (1000, 100))
-    value, detail = _two_runs(device, deep, shallow, pairs=3)
-    return value * blocks_of(100) / blocks_of(1000), detail
+def measure_two(
+    device: torch.device, *, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, eager: bool = False
+) -> Measured:
+    """Seconds of a step, for each block, with the settings `above`, perhaps in eager mode, over those with `below`."""
+    data, options = random_images(device), default_options(device)
+    options = dataclasses.replace(options, compiled=False, graph=False) if eager else options
+    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
+    what = f"WRN-{one.config.depth}-1, batch {one.config.batch_size}"
+    value, detail = ratio(one.take, other.take, device, what, pairs)
+    return value * other.config.blocks / one.config.blocks, detail
 
 
 def measure_compile(device: str, depth: int) -> float:
@@ -136,31 +130,18 @@ def measure_achieved_flops(device: torch.device) -> Measured:
         StepRun(CONFIG, run.step.data, StepOptions()).take()
     size = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    rates = []
+    step, product = counter.get_total_flops(), 2 * size**3
+    what = f"{product / 1e9:.1f} GFLOP of a {size} x {size} product, {step / 1e9:.1f} of a step"
     with arithmetic(device, run.step.options.tf32, run.step.options.deterministic):
-        for _ in range(PAIRS):
-            ceiling = 2 * size**3 / turn(lambda: a @ b, device)
-            rates.append((counter.get_total_flops() / turn(run.take, device), ceiling))
-    step, ceiling = (statistics.median(values) for values in zip(*rates, strict=True))
-    return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
+        value, detail = ratio(lambda: a @ b, run.take, device, what)
+    return value * step / product, detail
 
 
-def _two_runs(
-    device: torch.device, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, options: StepOptions | None = None
-) -> Measured:
-    """Seconds of a step with some settings, and the first one's options, over those of a step with others."""
-    data = random_images(device)
-    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
-    return ratio(one.take, other.take, device, f"WRN-{one.config.depth}-1, batch {one.config.batch_size}", pairs)
-
-
-def _usual_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], device: torch.device
-) -> None:
-    pictures, labels = (part.to(device) for part in batch)
+def _plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     optimizer.zero_grad()
-    F.cross_entropy(network(pictures), labels).backward()
+    F.cross_entropy(network(images), labels).backward()
     optimizer.step()
+    return ()
 
 
 def random_images(device: torch.device) -> Dataset:
@@ -168,14 +149,13 @@ def random_images(device: torch.device) -> Dataset:
     return datasets.noise("cifar10", IMAGES).to(device)
 
 
-def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call of `work`. A GPU does several in a row, so that starting and waiting cost next to nothing."""
-    if device.type == "cpu":
-        return seconds(work, device)
-    return seconds(lambda: [work() for _ in range(IN_A_ROW)], device) / IN_A_ROW
+def turn(work: Work, device: torch.device) -> float:
+    """Wall time of one call of `work`. A GPU does several in a row: starting and waiting then cost next to nothing."""
+    count = 1 if device.type == "cpu" else IN_A_ROW
+    return seconds(lambda: [work() for _ in range(count)], device) / count
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Work, device: torch.device) -> float:
     """Wall time of `work`, to the end of what it gave the device to do."""
     synchronize(device)
     start = time.perf_counter()
@@ -194,11 +174,6 @@ class StepRun:
         self.batches = times.batches(0, data)
         self.number = 0
 
-    def make_batches(self, count: int) -> None:
-        """The images of the epoch's first `count` batches, one batch after the other."""
-        for part in zip(*(part[:count] for part in self.batches), strict=True):
-            self.step.batch(*part)
-
     def take(self) -> None:
         """The next step."""
         self.step.take(*(part[self.number % len(part)] for part in self.batches), self.config.learning_rate)
@@ -213,7 +188,7 @@ class Pictures(torch.utils.data.Dataset):
         self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))  # of pixels from 0 to 1
+        mean, std = ((values.flatten() / 255).tolist() for values in (data.mean, data.std))  # of pixels from 0 to 1
         self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
 
     def __len__(self) -> int:
@@ -225,14 +200,12 @@ class Pictures(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def ratio(
-    above: Callable[[], object], below: Callable[[], object], device: torch.device, what: str, pairs: int = PAIRS
-) -> Measured:
+def ratio(above: Work, below: Work, device: torch.device, what: str, pairs: int = PAIRS) -> Measured:
     """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
     taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
     ratios = [a / b for a, b in taken]
-    middle = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
-    return statistics.median(ratios), f"{what}; {' over '.join(f'{m:.2f}' for m in middle)} ms; {range_words(ratios)}"
+    middle = " over ".join(f"{1e3 * statistics.median(column):.2f}" for column in zip(*taken, strict=True))
+    return statistics.median(ratios), f"{what}; {middle} ms; {range_words(ratios)}"
 
 
 def range_words(ratios: list[float]) -> str:
