@@ -1,8 +1,4 @@
-"""A sweep's jobs on a Ray cluster: of many machines, or one of this machine alone that lasts as long as the sweep.
-
-Ray finds each job a worker and does again what was lost with one. Every machine needs this package, of the same version, with
-its extra `cluster`, and the data.
-"""
+"""A sweep's jobs on a Ray cluster. Each of its machines needs this package, with its extra `cluster`, and the data."""
 
 import contextlib
 import itertools
@@ -26,22 +22,23 @@ def in_cluster(
 ) -> Generator[Records]:
     """As many jobs at a time as the cluster has room for, each on one thread; records in order of their end.
 
-    A job that is lost with its worker is done again; the others go on. Whatever ends this generator ends the jobs.
+    A job that is lost with its worker is done again. Whatever ends this generator ends the jobs.
 
     Args:
-        address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here,
-            with a worker for each of torch's threads. Where Ray is connected already, that cluster is used, and left open.
+        address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here, with
+            a worker for each of torch's threads. Where Ray is connected already, that cluster is used, and left open.
         gpu_share: of one GPU, for each job; 0 for jobs on processors.
 
     Raises:
-        ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again
-            and again; and what `train` raises.
+        ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again and
+            again; and what `train` raises.
     """
     with connected(address) as ray:
         task = ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=MOST_DEATHS - 1)(_on_one_thread)
         if not _room(ray, gpu_share):
+            needed = f"no room for a run on 1 processor and {gpu_share:g} GPUs"
             has = "{CPU:g} processors and {GPU:g} GPUs".format_map({"CPU": 0, "GPU": 0} | ray.cluster_resources())
-            raise ValueError(f"the cluster {address} has no room for a run on 1 processor and {gpu_share:g} GPUs: it has {has}")
+            raise ValueError(f"the cluster {address} has {needed}: it has {has}")
         jobs, under_way = iter(jobs), {}
         try:
             while True:
@@ -51,15 +48,7 @@ def in_cluster(
                 if not under_way:
                     return
                 for reference in ray.wait(list(under_way), timeout=LOOK_SECONDS)[0]:
-                    job = under_way.pop(reference)
-                    try:
-                        records = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:
-                        raise error.cause from None  # as `train` raised it
-                    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
-                        said = f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}"
-                        raise ValueError(said) from error
-                    yield records
+                    yield _records(ray, reference, under_way.pop(reference))
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
@@ -67,23 +56,17 @@ def in_cluster(
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
-    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does."""
+    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does.
+
+    Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder.
+    """
     try:
         import ray
     except ImportError as error:
         raise ValueError(f"a cluster needs Ray, pip install 'shallowpaths[cluster]': {error}") from error
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            _connect(ray, address)
+    if ray.is_initialized():
         yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _connect(ray: ModuleType, address: str) -> None:
-    """Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder."""
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
@@ -91,11 +74,15 @@ def _connect(ray: ModuleType, address: str) -> None:
         options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
     host, _, port = address.rpartition(":")
     try:
-        if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        ray.init(address, **options)
-    except Exception as error:  # Ray raises a bare one where a cluster does not start in time
-        raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
+        try:
+            if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
+                socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+            ray.init(address, **options)
+        except Exception as error:  # Ray raises a bare one where a cluster does not start in time
+            raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _room(ray: ModuleType, gpu_share: float) -> int:
@@ -106,6 +93,15 @@ def _room(ray: ModuleType, gpu_share: float) -> int:
 
 
 def _on_one_thread(train: Callable[[Job], Records], job: Job) -> Records:
-    """What a worker does. One thread, on whatever machine: a run's last digits follow from its threads."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # on whatever machine: a run's last digits follow from its threads
     return train(job)
+
+
+def _records(ray: ModuleType, reference, job: Job) -> Records:
+    """What came of a job, or the error that ended it, as `train` raised it."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
+        raise ValueError(f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}") from error

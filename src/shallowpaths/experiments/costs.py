@@ -16,8 +16,8 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
 TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000, "imagefolder": 1_281_167}  # ImageNet's
-PROBES = {"resnet50-v2": (50, (2, 8))}  # depth and batches whose steps are measured; of other networks as below
-PROBE = (16, (8, 64))
+PROBES = {"resnet50-v2": (50, 2, 8)}  # depth and batches whose steps are measured
+PROBE = (16, 8, 64)  # of other networks
 PROBE_STEPS = 4
 BACKWARD = 3  # a training step costs about three forward passes
 OVERHEAD = 2e6  # operations that a block of any size could have done while it is being started
@@ -31,19 +31,16 @@ def steps_of(config: RunConfig) -> int:
 def operations_per_image(config: RunConfig) -> float:
     """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used.
 
-    A ResNet's stages have twice the channels and a fourth of the pixels each time, so that a block costs the same in every one:
-    of a Wide-ResNet 2 layers of 2 * 9 * (16 k)^2 * pixels operations, of a ResNet-50-V2, c = 64 k, 2 * (4 + 9 + 4) * c^2 * pixels.
+    A ResNet's stages have twice the channels and a fourth of the pixels each time: a block costs the same in every one.
     """
     channels, height, width = image_shape(config)
-    if config.network == "resnet50-v2":
-        first = 2 * 49 * channels * 64 * height * width / 4
-        per_block = 2 * 17 * (64 * config.width) ** 2 * height * width / 16
-    elif config.network == "residual-mlp":
-        per_block, first = 2 * 2 * config.width**2, 2 * channels * height * width * config.width
-    else:
-        per_block = 2 * 2 * 9 * (16 * config.width) ** 2 * height * width
-        first = 2 * 9 * channels * 16 * height * width
-    return first + config.blocks * per_block
+    pixels = height * width
+    first, block = {
+        "wide-resnet": (2 * 9 * channels * 16 * pixels, 2 * 2 * 9 * (16 * config.width) ** 2 * pixels),
+        "residual-mlp": (2 * channels * pixels * config.width, 2 * 2 * config.width**2),
+        "resnet50-v2": (2 * 49 * channels * 64 * pixels / 4, 2 * (4 + 9 + 4) * (64 * config.width) ** 2 * pixels / 16),
+    }[config.network]
+    return first + config.blocks * block
 
 
 def image_shape(config: RunConfig) -> tuple[int, int, int]:
@@ -57,15 +54,15 @@ def operations(config: RunConfig) -> float:
 
 
 def work(config: RunConfig) -> float:
-    """Operations of a whole run, with what its blocks cost by being started at all: two runs compare by it on any device."""
+    """Operations of a run, with what its blocks cost by being started at all: by it runs compare on any device."""
     return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
 
 
 def predicted_seconds(configs: Iterable[RunConfig]) -> float:
     """How long runs take on this machine, one after the other; those that diverge end early and cost less.
 
-    It rests on training steps, taken now, of small networks at two batches, for each kind of network in the list. Seconds a step
-    are taken as linear in the batch and proportional to the number of blocks. Reading an imagefolder is not counted.
+    It rests on steps, taken now, of a small network of each kind at two batches. A step's seconds are taken as linear in the
+    batch and proportional to the number of blocks. Reading an imagefolder is not counted.
     """
     return sum(map(_seconds, configs))
 
@@ -82,27 +79,26 @@ def describe_costs(configs: Iterable[RunConfig]) -> str:
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
-        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training steps "
-        "of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training "
+        "steps of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
         f"A device that sustained 10^13 operations a second would take {_duration(total / 1e13)}."
     )
 
 
 def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    units = {"days": 86_400, "hours": 3600, "minutes": 60}
+    unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "seconds")
+    return f"{seconds / units.get(unit, 1):.1f} {unit}"
 
 
 def _seconds(config: RunConfig) -> float:
-    depth, batches = PROBES.get(config.network, PROBE)
+    depth, few, many = PROBES.get(config.network, PROBE)
     kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}
     kind["recipe"] = "skipinit" if get_recipe(config.recipe).normalization == "none" else config.recipe
     probe = RunConfig(depth=depth, device=resolve_device(config.device).type, learning_rate=1e-4, epochs=2, **kind)
-    small, large = (_step_seconds(probe.replace(batch_size=b)) for b in batches)
-    per_image = max(large - small, 0.0) / (batches[1] - batches[0])
-    step = max(small + per_image * (config.batch_size - batches[0]), small * 0.5)
+    small, large = (_step_seconds(probe.replace(batch_size=b)) for b in (few, many))
+    per_image = max(large - small, 0.0) / (many - few)
+    step = max(small + per_image * (config.batch_size - few), small * 0.5)
     return steps_of(config) * step * config.blocks / blocks_of(depth, config.network)
 
 

@@ -1,5 +1,6 @@
-"""The jobs of a sweep, several at a time by worker processes. A job is a list of configs that are trained together: one run, or
-several as lanes. As `map` does, an executor takes the function that trains a job, and jobs, each only when there is room for it.
+"""The jobs of a sweep, several at a time by worker processes. A job is a list of configs that are trained together.
+
+As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it.
 """
 
 import contextlib
@@ -32,9 +33,8 @@ LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
 def in_processes(train: Callable[[Job], Records], jobs: Iterable[Job], processes: int) -> Generator[Records]:
     """So many jobs at a time, each in a worker process with its share of torch's threads; records in order of their end.
 
-    The share follows from `processes` alone, also where there are fewer jobs: a run's last digits follow from its threads.
-    A worker that dies is reported, and what was under way goes on from its last checkpoint. Raises ValueError: workers die
-    again and again; and what `train` raises. Whatever ends this generator ends the workers.
+    A worker that dies is reported, and what was under way goes on from its checkpoint. Whatever ends this ends the workers.
+    Raises ValueError: workers die again and again; and what `train` raises.
     """
     warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
     jobs, under_way, deaths, pool = iter(jobs), {}, 0, _pool(processes)
@@ -50,7 +50,7 @@ def in_processes(train: Callable[[Job], Records], jobs: Iterable[Job], processes
                 deaths = 0
                 del under_way[future]
                 yield future.result()
-            if any(_died(future) for future in under_way):
+            if any(map(_died, under_way)):
                 deaths += 1
                 log.warning("a worker process died; what was under way goes on from its last checkpoint")
                 pool.shutdown(kill_workers=True)
@@ -68,27 +68,25 @@ def names_of(jobs: Iterable[Job]) -> str:
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    share = max(1, torch.get_num_threads() // processes)
+    share = max(1, torch.get_num_threads() // processes)  # where there are fewer jobs too: last digits follow from threads
     return ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(), share))
 
 
 def _died(future: Future) -> bool:
-    """Whether the job was lost with its worker."""
     return future.done() and isinstance(future.exception(), TerminatedWorkerError)
 
 
 def _begin(sweep: int, threads: int) -> None:
-    """What a worker does first."""
+    """What a worker does first. A sweep that was killed leaves none behind: what it did is saved, but for a minute."""
+
+    def end_with_sweep() -> None:
+        while os.getppid() == sweep:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
     torch.set_num_threads(threads)
-    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and a worker that is killed would leave it behind
-    threading.Thread(target=_end_with, args=(sweep,), daemon=True).start()
-
-
-def _end_with(sweep: int) -> None:
-    """A sweep that was killed leaves no worker behind. What this one did is saved, but for a minute."""
-    while os.getppid() == sweep:
-        time.sleep(LOOK_SECONDS)
-    os._exit(1)
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes: a worker that is killed would leave it behind
+    threading.Thread(target=end_with_sweep, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from shallowpaths.experiments.records import BestRate, Point, best_rate, final_train_loss, summarise, validation_error
 from shallowpaths.training.record import RunRecord
 
-TRAINS_BELOW = 0.9 * math.log(10)  # the training loss below which a run trains: 90 % of what guessing one of ten classes has
+TRAINS_BELOW = 0.9 * math.log(10)  # the training loss below which a run trains: 90 % of guessing one of ten classes
 
 
 @dataclass(frozen=True)
 class Published:
     """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper].
 
-    `method` in words is here a `recipe`, with an L2 penalty or without. `accuracy` and `deviation` are of the test, in 0 .. 1;
-    None where the network could not be trained. `best`, `lowest`, `highest`: the optimal learning rate and the range of those
-    that are as good, as powers of 2; we read them as effective rates, an inference.
+    `best`, `lowest`, `highest` are the optimal learning rate and the range of those that are as good, as powers of 2. We read
+    them as effective rates, an inference. All numbers are None where the network could not be trained.
     """
 
-    method: str
+    method: str  # in words
     recipe: str
-    l2: bool
+    l2: bool  # whether there is a penalty
     depth: int
-    accuracy: float | None = None
+    accuracy: float | None = None  # of the test, in 0 .. 1
     deviation: float | None = None
     best: int | None = None
     lowest: int | None = None
@@ -31,22 +30,20 @@ class Published:
 
 
 DEPTHS = (16, 100, 1000)
-_ROWS = {  # method, recipe, L2: for each depth accuracy, deviation, best, lowest and highest power
-    ("batch normalization", "batchnorm", True): (
-        (0.935, 0.001, -1, -1, -1), (0.947, 0.001, -1, -2, 0), (0.946, 0.001, -2, -3, 0),
-    ),
-    ("SkipInit, α = 1/√d", "skipinit-1/sqrt(d)", True): (
-        (0.930, 0.001, -2, -2, -1), (0.942, 0.001, -1, -2, -1), (0.942, 0.000, -1, -2, -1),
-    ),
-    ("SkipInit, α = 0", "skipinit", True): ((0.933, 0.001, -2, -2, -2), (0.942, 0.001, -2, -2, -2), (0.943, 0.002, -2, -3, -1)),
-    ("SkipInit, α = 1", "skipinit-1", True): ((0.930, 0.001, -2, -2, -1), None, None),
-    ("divide by √2", "divide-sqrt2", True): ((0.924, 0.001, -2, -2, -1), (0.889, 0.004, -5, -5, -5), None),
-    ("SkipInit, α = 0, no L2", "skipinit", False): (
-        (0.898, 0.002, -3, -3, -3), (0.917, 0.002, -2, -2, -2), (0.921, 0.001, -2, -2, -2),
-    ),
-}  # fmt: skip
+_ROWS = (  # method, recipe, L2; for each depth accuracy, deviation, best, lowest and highest power
+    ("batch normalization", "batchnorm", True,
+     (0.935, 0.001, -1, -1, -1), (0.947, 0.001, -1, -2, 0), (0.946, 0.001, -2, -3, 0)),
+    ("SkipInit, α = 1/√d", "skipinit-1/sqrt(d)", True,
+     (0.930, 0.001, -2, -2, -1), (0.942, 0.001, -1, -2, -1), (0.942, 0.000, -1, -2, -1)),
+    ("SkipInit, α = 0", "skipinit", True,
+     (0.933, 0.001, -2, -2, -2), (0.942, 0.001, -2, -2, -2), (0.943, 0.002, -2, -3, -1)),
+    ("SkipInit, α = 1", "skipinit-1", True, (0.930, 0.001, -2, -2, -1), (), ()),
+    ("divide by √2", "divide-sqrt2", True, (0.924, 0.001, -2, -2, -1), (0.889, 0.004, -5, -5, -5), ()),
+    ("SkipInit, α = 0, no L2", "skipinit", False,
+     (0.898, 0.002, -3, -3, -3), (0.917, 0.002, -2, -2, -2), (0.921, 0.001, -2, -2, -2)),
+)  # fmt: skip
 TABLE: tuple[Published, ...] = tuple(
-    Published(*name, depth, *(cell or ())) for name, row in _ROWS.items() for depth, cell in zip(DEPTHS, row, strict=True)
+    Published(*name, n, *cell) for *name, a, b, c in _ROWS for n, cell in zip(DEPTHS, (a, b, c), strict=True)
 )
 
 
@@ -54,8 +51,8 @@ TABLE: tuple[Published, ...] = tuple(
 class Comparison:
     """A published cell, and what a reader's runs of that method at that depth came to.
 
-    `runs` are ours at every rate and seed, `best` is their best rate, chosen on the validation split where there is one, and `point`
-    what the runs at it say together; None without runs, and where they do not train.
+    `runs` are ours at every rate and seed, `best` is their best rate, chosen on the validation split where there is one,
+    `point` what the runs at it say together; None without runs, and where they do not train.
     """
 
     published: Published
@@ -78,11 +75,11 @@ class Comparison:
 def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
     """Every cell of the paper's table with the records that belong to it.
 
-    Those that it has no row for, or whose scalars have a rate or a penalty of their own, are left aside. Raises ValueError:
-    records of one cell differ in more than rate and seed.
+    Those that it has no row for, or whose scalars have a rate or a penalty of their own, are left aside.
+    Raises ValueError: records of one cell differ in more than rate and seed.
     """
-    listed = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
-    return [_compared(cell, tuple(r for r in listed if _belongs(r, cell))) for cell in TABLE]
+    usual = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
+    return [_compared(cell, usual) for cell in TABLE]
 
 
 def trains(record: RunRecord) -> bool:
@@ -90,12 +87,9 @@ def trains(record: RunRecord) -> bool:
     return final_train_loss(record) < TRAINS_BELOW
 
 
-def _belongs(record: RunRecord, cell: Published) -> bool:
-    config = record.config
-    return (config.recipe, config.l2 > 0, config.depth) == (cell.recipe, cell.l2, cell.depth)
-
-
-def _compared(cell: Published, runs: tuple[RunRecord, ...]) -> Comparison:
+def _compared(cell: Published, records: list[RunRecord]) -> Comparison:
+    own = cell.recipe, cell.l2, cell.depth
+    runs = tuple(r for r in records if (r.config.recipe, r.config.l2 > 0, r.config.depth) == own)
     if not runs:
         return Comparison(cell, runs, None, None)
     best = best_rate(runs, validation_error if all(r.config.validation for r in runs) else final_train_loss)

@@ -1,9 +1,8 @@
-"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`, beside their records."""
+"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`."""
 
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,10 @@ class Plan:
 def read_plan(name_or_path: str | Path) -> Plan:
     """The shipped plan of that name, or the plan in that file.
 
-    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which a list stands
-    for one run per value and several lists for every combination, and of tables `[[runs]]`, one run each. Settings are
-    RunConfig's, or `effective_learning_rate` instead of `learning_rate`. A rate may be written as a power, "2^-3", or as all whole
-    powers of 2 of a range, "2^-3..2^0". Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
+    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which a list
+    stands for one run per value and several lists for every combination, and of tables `[[runs]]`, one run each. Settings
+    are RunConfig's, or `effective_learning_rate`. A rate may be a power, "2^-3", or all whole powers of 2 of a range,
+    "2^-3..2^0". Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
     """
     path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
     try:
@@ -50,20 +49,17 @@ def read_plan(name_or_path: str | Path) -> Plan:
 
 def _plan(name: str, content: dict[str, Any]) -> Plan:
     _known(content, TABLES, "the plan")
-    common = content.get("common", {})
-    _known(common, SETTINGS, "[common]")
-    configs = []
+    common, configs = _known(content.get("common", {}), SETTINGS, "[common]"), []
     for kind in ("grid", "runs"):
         tables = content.get(kind, [])
         if not isinstance(tables, list):
             raise ValueError(f"{kind} is no list of tables: write [[{kind}]], with two brackets")
         for number, table in enumerate(tables, start=1):
             where = f"[[{kind}]] number {number}"
-            _known(table, SETTINGS, where)
-            settings = _merged(common, table)
+            settings = _merged(common, _known(table, SETTINGS, where))
             if kind == "runs" and (lists := [key for key, value in settings.items() if len(value) != 1]):
                 raise ValueError(f"{where} gives {', '.join(lists)} several values: that is what [[grid]] is for")
-            configs += _product(settings)
+            configs += [_config(dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
     if not configs:
         raise ValueError("it holds no run: give it a [[grid]] or [[runs]]")
     return Plan(name, " ".join(str(content.get("description", "")).split()), tuple(configs))
@@ -93,15 +89,13 @@ def _rates(value: Any) -> list[float]:
     return [2.0**k for k in range(low, high + 1)]
 
 
-def _product(settings: dict[str, list]) -> Iterator[RunConfig]:
-    for values in itertools.product(*settings.values()):
-        chosen = dict(zip(settings, values, strict=True))
-        rate = chosen.pop("effective_learning_rate", None)
-        yield RunConfig(**chosen) if rate is None else RunConfig.at_effective_rate(rate, **chosen)
+def _config(settings: dict[str, Any]) -> RunConfig:
+    return (RunConfig.at_effective_rate if "effective_learning_rate" in settings else RunConfig)(**settings)
 
 
-def _known(table: Any, known: tuple[str, ...], where: str) -> None:
+def _known(table: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"{where} is no table of settings")
     for key in table:
         one_of(f"{where}: key", key, known)
+    return table

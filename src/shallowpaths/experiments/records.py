@@ -15,6 +15,7 @@ from shallowpaths.theory import checks
 from shallowpaths.training.config import SETTINGS
 from shallowpaths.training.record import RunRecord
 
+Criterion = Callable[[RunRecord], float]  # infinite for a failed run
 SMALLEST = sys.float_info.min  # a loss whose logarithm is taken
 STABLE_ERROR = 0.81
 """A validation error below this is that of a run that learned: 90 % of the error of guessing one of ten classes."""
@@ -24,13 +25,13 @@ STABLE_ERROR = 0.81
 class Point:
     """What the runs of one setting, over seeds, say together.
 
-    `accuracy` and `accuracy_std` are of the test, in 0 .. 1, over the runs that finished, or the best of them; None without any,
-    and no standard deviation of a single one. `train_loss` is the last epoch's, infinite if any run diverged.
+    Accuracy is that of the test, in 0 .. 1, over the runs that finished, or the best of them; None without any, and no standard
+    deviation of a single one.
     """
 
     accuracy: float | None
     accuracy_std: float | None
-    train_loss: float
+    train_loss: float  # the last epoch's, infinite if any run diverged
     finished: int
     diverged: int
 
@@ -38,7 +39,7 @@ class Point:
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
     """One Point from the runs of one setting. Raises ValueError: no record was given, or `best` is below 1.
 
-    best: take the accuracy over this many finished runs, those with the highest test accuracy ("best 5 of 7" [protocol]).
+    best: take the accuracy over this many finished runs, those with the highest ("best 5 of 7" [protocol]).
     """
     if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
@@ -58,8 +59,8 @@ def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
 def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
     """The records whose configs have all of these settings, in their order. Raises ValueError: a setting is unknown.
 
-    settings: of RunConfig, or `effective_learning_rate`; several values, in a list, a set or a range, stand for any of them.
-        Numbers may differ by rounding.
+    settings: of RunConfig, or `effective_learning_rate`; a list, set or range of values stands for any of them. Numbers may
+        differ by rounding.
     """
     for name in settings:
         checks.one_of("setting", name, SETTINGS)
@@ -95,26 +96,20 @@ def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
 
 @dataclass(frozen=True)
 class BestRate:
-    """The best learning rate of a grid; rates are effective ones.
+    """The best learning rate of a grid; rates are effective ones, None if no rate trained.
 
-    Attributes:
-        effective_rate: the best; None, as all else but `loss`, if no rate trained.
-        loss: the criterion's mean there.
-        as_good: smallest and largest rate whose mean lies within one standard error of the best: that of the mean over seeds;
-            of a single run's validation error the binomial one, sqrt(p (1 - p) / n) for n images held out, without what another
-            seed would change; of any other criterion of a single run none.
-        largest_stable: going up from the best, the last before the first at which a run is not stable.
-        on_edge: "low" or "high" if the best is the grid's end, "only" if it is all of the grid: the optimum may lie beyond.
-        between_rates: the minimum of a parabola through the best rate and its two neighbours, in the logarithms of rate and
-            criterion; the best rate itself on an edge or beside a rate that is not stable.
+    `as_good` are the smallest and the largest whose mean lies within one standard error of the best: that of the mean over seeds,
+    or of a single run's validation error sqrt(p (1 - p) / n) for n images held out; what another seed would change is not
+    in it. `between_rates` is the minimum of a parabola through the best rate and its neighbours, in the logarithms of rate
+    and criterion; the best rate itself on an edge or beside a rate that is not stable.
     """
 
     effective_rate: float | None
-    loss: float
-    as_good: tuple[float, float] | None
-    largest_stable: float | None
-    on_edge: str | None
-    between_rates: float | None
+    loss: float  # the criterion's mean there
+    as_good: tuple[float, float] | None = None
+    largest_stable: float | None = None  # going up from the best, the last before the first that is not stable
+    on_edge: str | None = None  # "low" or "high" if the best is the grid's end, "only" if it is all of the grid
+    between_rates: float | None = None
 
 
 def final_train_loss(record: RunRecord) -> float:
@@ -123,7 +118,7 @@ def final_train_loss(record: RunRecord) -> float:
 
 
 def validation_error(record: RunRecord) -> float:
-    """Wrong share of the validation split at the end, infinite for a diverged run. Raises ValueError: nothing was held out."""
+    """Wrong share of the validation split in the end, infinite for a diverged run. Raises ValueError: none was held out."""
     if record.outcome == "diverged":
         return math.inf
     if record.validation_accuracy is None:
@@ -132,14 +127,12 @@ def validation_error(record: RunRecord) -> float:
 
 
 def best_rate(
-    records: Iterable[RunRecord], criterion: Callable[[RunRecord], float] = final_train_loss, stable_below: float = math.inf
+    records: Iterable[RunRecord], criterion: Criterion = final_train_loss, stable_below: float = math.inf
 ) -> BestRate:
-    """The rate with the smallest mean criterion, which is infinite for a failed run.
+    """The rate with the smallest mean criterion, of records that differ in learning rate and seed only; else a ValueError.
 
     stable_below: a run is stable if its criterion is below this, for example 90 % of what guessing has: 0.9 ln(10) of the
         training loss, STABLE_ERROR of the validation error.
-
-    Raises ValueError: no record, or records that differ in more than learning rate and seed.
     """
     runs_at = by_rate(records)
     if len(by_setting(itertools.chain(*runs_at.values()))) > 1:
@@ -148,7 +141,7 @@ def best_rate(
     stable = {rate: all(value < stable_below for value in values) for rate, values in values_at.items()}
     means = {rate: statistics.fmean(values) for rate, values in values_at.items() if stable[rate]}
     if not means:
-        return BestRate(None, math.inf, None, None, None, None)
+        return BestRate(None, math.inf)
     best = min(means, key=means.__getitem__)
     margin = _standard_error(values_at[best], runs_at[best][0] if criterion is validation_error else None)
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
@@ -179,8 +172,7 @@ def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float
 def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
     """The smallest effective rate whose final training loss is `loss`, between the grid's rates, in the logarithms of both.
 
-    Of records that differ in learning rate and seed only. Raises ValueError: the grid's smallest rate is below that loss
-    already, or none reaches it; no record; a loss not above 0.
+    Raises ValueError: the grid's smallest rate is below that loss already, or none reaches it; no record; a loss of 0.
     """
     runs_at, level = by_rate(records), math.log(checks.number("loss", loss, above=0))
     means = {rate: statistics.fmean(map(final_train_loss, runs)) for rate, runs in runs_at.items()}
@@ -191,11 +183,10 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
 
 
 def steps_to_loss(record: RunRecord, loss: float) -> float:
-    """Optimizer steps after which the training loss has come down to `loss`; infinite if the run never gets there, or diverges.
+    """Optimizer steps after which the training loss has come down to `loss`; infinite if it never does, or diverges.
 
-    An epoch's mean stands for the middle of its steps; in between the loss is taken as linear. It is the loss that is trained on:
-    of augmented images, with dropout, by the budget's schedule. Raises ValueError: the first epoch's mean is not above `loss`,
-    or a loss that is not above 0.
+    An epoch's mean stands for the middle of its steps; in between the loss is taken as linear. It is the loss that is trained
+    on: of augmented images, with dropout. Raises ValueError: the first epoch's mean is not above `loss`, or `loss` not above 0.
     """
     checks.number("loss", loss, above=0)
     if record.outcome == "diverged":
@@ -206,7 +197,8 @@ def steps_to_loss(record: RunRecord, loss: float) -> float:
     middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
     losses = [point["train_loss"] for point in record.curve]
     if losses[0] <= loss:
-        raise ValueError(f"loss {loss:g} is reached within the first epoch, whose mean is {losses[0]:.4g}: choose a smaller one")
+        said = f"is reached within the first epoch, whose mean is {losses[0]:.4g}: choose a smaller one"
+        raise ValueError(f"loss {loss:g} {said}")
     return _first_down_to(loss, zip(middles, losses, strict=True))
 
 
@@ -229,19 +221,17 @@ def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
 def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
     """(a, b), where a step on a batch of B images takes a B + b seconds: what an image costs, and what a step costs besides.
 
-    Least squares of the relative errors over the finished runs, neither cost below 0. A run's seconds, with the evaluation after
-    each epoch, are shared evenly by its steps; of lanes they are one's share.
-
-    Raises:
-        ValueError: fewer than two batch sizes; several recipes, networks, depths, widths or data sets; seconds that have
-            measurements of curvature in them, or are 0.
+    Least squares of the relative errors over the finished runs, neither cost below 0. A run's seconds, with the evaluation
+    after each epoch, are shared evenly by its steps. Raises ValueError: fewer than two batch sizes; several recipes, networks,
+    depths, widths or data sets; seconds that have measurements of curvature in them, or are 0.
     """
     runs = [r for r in records if r.outcome == "finished"]
     for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):
         if len(values := {getattr(r.config, name) for r in runs}) > 1:
-            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: a step costs what it does for one")
+            said = ", ".join(map(str, sorted(values)))
+            raise ValueError(f"the runs differ in {name}, {said}: a step costs what it does for one")
     if any(r.config.curvature_images or r.seconds <= 0 for r in runs):
-        raise ValueError("the seconds of a run must be those of its steps: above 0, and without measurements of curvature")
+        raise ValueError("the seconds of a run must be those of its steps: above 0, without measurements of curvature")
     if len({r.config.batch_size for r in runs}) < 2:
         raise ValueError("two costs need finished runs of at least two batch sizes")
     seconds = [[r.seconds / r.config.total_steps(r.train_images)] for r in runs]

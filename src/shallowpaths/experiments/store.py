@@ -19,14 +19,10 @@ SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in SHIPPED_FOLDER.glo
 
 
 class Store:
-    """A file of run records, one JSON line each. `pandas.read_json(store.path, lines=True)` reads it too.
+    """A file of run records, one JSON line each: at a path that ends in .jsonl, or records.jsonl in a folder. Made when needed.
 
     One process owns a store at a time: it holds the lock beside it from `with store:` to its end, or for the length of a call.
-
-    path: a file whose name ends in .jsonl, or a folder, which then holds records.jsonl. Made when needed.
-
-    Raises ValueError: the file cannot be written, the path leads to what is no plain file, or, here and in every method, another
-    process uses the store.
+    Raises ValueError: it cannot be written, is no plain file, or, here and in every method, another process uses it.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -62,7 +58,8 @@ class Store:
             with self, self.path.open("rb+", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(end - 1, 0))
-                rest = memoryview(text if file.read(1) in (b"", b"\n") else b"\n" + text)  # a line cut short stays one line
+                cut = file.read(1) not in (b"", b"\n")  # a line that was cut short stays one damaged line
+                rest = memoryview(b"\n" * cut + text)
                 try:
                     while rest:  # a full disk may take a part only, and then raises
                         rest = rest[file.write(rest) :]
@@ -78,10 +75,7 @@ class Store:
             ) from error
 
     def load(self) -> list[RunRecord]:
-        """One record for each run, in order: of several with one config the first. Raises ValueError: it cannot be read.
-
-        Lines that are no records, and runs that stand twice, are reported in a warning and passed over.
-        """
+        """`load_records` of the store's file. Raises ValueError: it cannot be read."""
         try:
             with self:
                 return load_records(self.path)
@@ -90,11 +84,13 @@ class Store:
 
 
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
-    """The records of a store's file or folder, as Store.load gives them: for what is only read."""
+    """The records of a store's file or folder, one for each run, in order: of several with one config the first.
+
+    Lines that are no records, and runs that stand twice, are reported in a warning and passed over.
+    """
     records, first_line = [], {}
-    for number, line in enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    lines = enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1)
+    for number, line in ((number, line) for number, line in lines if line.strip()):
         try:
             record = RunRecord.from_json(line.decode())
         except ValueError as error:  # json's and unicode's errors are ValueErrors too
@@ -108,7 +104,7 @@ def load_records(path: str | os.PathLike) -> list[RunRecord]:
 
 
 def shipped_records(plan: str) -> list[RunRecord]:
-    """The records that come with the package, of runs of that shipped plan. Raises ValueError: it has none."""
+    """The records of that shipped plan that come with the package. Raises ValueError: it has none."""
     one_of("shipped records", plan, SHIPPED)
     return load_records(SHIPPED_FOLDER / f"{plan}.jsonl")
 

@@ -42,16 +42,15 @@ def sweep(
     """Train every config and return the records in the same order.
 
     Args:
-        store: where records are kept (see `Store`). A config whose record is there is not run again, and each new record is on
-            the disk before the next run starts. Runs that take minutes are saved in between: an interrupted sweep goes on there.
+        store: where records are kept (see `Store`). A config whose record is there is not run again, and each new record is
+            on the disk before the next run starts. Long runs are saved in between: an interrupted sweep goes on from there.
         data_folder, progress, workers: as in `train`.
         limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads.
-        lanes: so many runs that differ in learning rate and seed only, as one (see `training.lanes`): each step is the same to
-            rounding. They pay where the rows lanes_8_over_1 of `shallowpaths bench` are far below 8.
-        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). The store stays
-            with this process; a run that is lost with its worker goes on from its checkpoint where the worker's machine sees the
-            store's folder, else it begins again. A device "auto" is this machine's.
+        lanes: so many runs that differ in learning rate and seed only, as one; each step is the same to rounding.
+        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). A run that is
+            lost with its worker goes on from its checkpoint if the worker's machine sees the store's folder. A device "auto"
+            is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
 
     Raises:
@@ -65,9 +64,8 @@ def sweep(
         raise ValueError(f"processes {processes} and the cluster {cluster}: a cluster has its own, give one of the two")
     distributed.join()
     if distributed.joined() and (max(lanes, processes) > 1 or cluster is not None):
-        raise ValueError(
-            f"lanes {lanes}, processes {processes}, cluster {cluster}: torchrun's processes share each run, leave all three out"
-        )
+        said = "torchrun's processes share each run, leave all three out"
+        raise ValueError(f"lanes {lanes}, processes {processes}, cluster {cluster}: {said}")
     wanted = check(configs, elsewhere=cluster is not None)
     end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
@@ -116,22 +114,22 @@ def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConf
 
 
 def processes_for(configs: Iterable[RunConfig]) -> int:
-    """How many runs to do at a time: one for each of torch's threads on a CPU, one on anything else or under torchrun."""
+    """How many runs to do at a time: one for each of torch's threads on a CPU, else, or under torchrun, one."""
     distributed.join()
-    on_cpu = not distributed.joined() and all(resolve_device(device).type == "cpu" for device in {c.device for c in configs})
-    return torch.get_num_threads() if on_cpu else 1
+    on_cpu = {resolve_device(device).type for device in {c.device for c in configs}} == {"cpu"}
+    return torch.get_num_threads() if on_cpu and not distributed.joined() else 1
 
 
 def _trained(job: Job, folder: Path | None, **options: Any) -> Records:
-    """A job's records; its checkpoint stays until they are in the store, in the folder, where this machine sees that."""
+    """A job's records; its checkpoint stays until they are in the store. This machine may not see its folder."""
     seen = folder if folder and folder.is_dir() else None
     return train_lanes(job, checkpoint_folder=seen, keep_checkpoint=True, **options)
 
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
     """Over the work that is left, so that the time left is right although one run may cost a hundred times another."""
-    hidden = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # not given, TQDM_DISABLE decides
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    hidden = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # else TQDM_DISABLE decides
     return tqdm(total=sum(left.values()), desc=_count(runs, left), smoothing=0, bar_format=form, **hidden)
 
 
