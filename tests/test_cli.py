@@ -418,7 +418,7 @@ def test_bench_is_refused_before_measuring_where_it_cannot_write(tmp_path, monke
 
 
 def test_bench_shows_its_table_even_if_the_file_fails(tmp_path, monkeypatch):
-    row = bench.Result("a_row", "cpu", 1.5, None, None, "by hand")
+    row = {"name": "a_row", "device": "cpu", "value": 1.5, "target": None, "holds": None, "detail": "by hand"}
     output = tmp_path / "bench.json"
     monkeypatch.setattr(bench, "run", lambda *_, **__: [row, output.mkdir()][:1])  # a folder, where it would write
     result = invoke("bench", "--output", str(output))

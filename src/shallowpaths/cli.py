@@ -8,7 +8,6 @@ import sys
 import tempfile
 import typing
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefold
 WORKERS_HELP = "Processes that decode an imagefolder's images; 0 decodes in the one that trains."
 LANES_HELP = "Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so."
 CLUSTER_HELP = (
-    "Run on the Ray cluster at HOST:PORT, or \"auto\" for the one that this machine belongs to, or \"local\" for one of this "
+    'Run on the Ray cluster at HOST:PORT, or "auto" for the one that this machine belongs to, or "local" for one of this '
     "machine alone. All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
 )
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
@@ -32,7 +31,7 @@ _workers = click.option("--workers", type=click.IntRange(min=0), default=0, help
 
 
 class _Commands(click.Group):
-    """What went wrong is one line: exit code 2 for the user's mistakes, 1 for what cannot be written, 130 after Ctrl-C."""
+    """What went wrong is one line. Exit code 2: the user's mistakes, 1: what cannot be written, 130: Ctrl-C."""
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -48,7 +47,7 @@ class _Commands(click.Group):
             message, code = str(error), 2
         except OSError as error:
             message, code = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1
-            sys.stdout = sys.stderr  # at its end Python would flush it, and complain once more about what it cannot take
+            sys.stdout = sys.stderr  # at its end Python would flush it, and complain once more
         except click.Abort:
             message, code = "stopped", 130
         with contextlib.suppress(OSError):  # stderr may be full too
@@ -57,7 +56,7 @@ class _Commands(click.Group):
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """The first Ctrl-C is a KeyboardInterrupt, a second one ends the process at once: what is worth keeping is on the disk."""
+    """The first Ctrl-C is a KeyboardInterrupt, a second one ends the process at once: what is to be kept is on the disk."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -88,23 +87,22 @@ def _run_options(command: Callable) -> Callable:
 @click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate.")
 @_data_folder
 @_workers
-@click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
-def train(effective_learning_rate: float | None, store: str | None, data_folder: Path | None, workers: int, **settings: Any):
+@click.option("--store", help="Keep the record in this .jsonl file, or in this folder.")
+def train(store: str | None, data_folder: Path | None, workers: int, **settings: Any) -> None:
     """Train one network and print its record."""
-    if settings["learning_rate"] is None:
-        del settings["learning_rate"]
-    make = RunConfig if effective_learning_rate is None else partial(RunConfig.at_effective_rate, effective_learning_rate)
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = (RunConfig.at_effective_rate if "effective_learning_rate" in given else RunConfig)(**given)
     from shallowpaths.experiments import sweep, tables  # import torch, which --help and mistakes need not wait for
     from shallowpaths.training import distributed
 
-    (record,) = sweep.sweep([make(**settings)], store, data_folder, workers=workers)
+    (record,) = sweep.sweep([config], store, data_folder, workers=workers)
     if distributed.is_first():
         click.echo(tables.describe_run(record))
 
 
 @main.command("sweep")
 @click.argument("plan", metavar="PLAN")
-@click.option("--store", type=click.Path(), help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
+@click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
@@ -114,9 +112,7 @@ def train(effective_learning_rate: float | None, store: str | None, data_folder:
 @_data_folder
 @click.option("--cluster", metavar="ADDRESS", help=CLUSTER_HELP)
 @click.option("--gpu-share", type=float, default=1, help="Of one GPU, for each run of a cluster with --device cuda.")
-def run_sweep(
-    plan: str, store: str | None, dry_run: bool, processes: int | None, device: str | None, cluster: str | None, **options: Any
-) -> None:
+def run_sweep(plan: str, store: str | None, dry_run: bool, device: str | None, **options: Any) -> None:
     """Train all runs of PLAN, a shipped plan's name or a TOML file, that the store does not have yet.
 
     Interrupted, the same command goes on where it stopped. One sweep at a time may use a store.
@@ -125,15 +121,16 @@ def run_sweep(
     from shallowpaths.training import distributed
 
     chosen = plans.read_plan(plan)
+    cluster = options["cluster"]
     configs = sweep.check((c.replace(device=device) if device else c for c in chosen.configs), cluster is not None)
     if dry_run:
         click.echo(f"{chosen.description}\n\n{costs.describe_costs(configs)}")
         return
     if store is None:
         raise ValueError("give a folder for the records with --store, or ask what it would cost with --dry-run")
-    processes = processes or (1 if cluster else sweep.processes_for(configs))
+    options["processes"] = options["processes"] or (1 if cluster else sweep.processes_for(configs))
     try:
-        records = sweep.sweep(configs, store, processes=processes, cluster=cluster, **options)
+        records = sweep.sweep(configs, store, **options)
     except KeyboardInterrupt:
         click.echo(f"stopped. What is finished is in {store}; the same command goes on from there.", err=True)
         sys.exit(130)
@@ -149,8 +146,8 @@ def run_sweep(
 def list_records(store: Path, best: int | None) -> None:
     """Show what the runs in STORE say: a line for each setting and rate, and the best rate of each setting.
 
-    STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by validation
-    accuracy where the runs have a validation split, else by training loss. Runs of the paper's depth table are shown beside it.
+    STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by
+    validation accuracy where the runs have a validation split, else by training loss.
     """
     from shallowpaths.experiments import tables
     from shallowpaths.experiments.store import FILE_NAME, SHIPPED, load_records, shipped_records
@@ -162,7 +159,7 @@ def list_records(store: Path, best: int | None) -> None:
         return
     path = store / FILE_NAME if store.is_dir() else store
     if not path.is_file():
-        raise ValueError(f"{path} is no file: give a sweep's folder or file, or \"shipped\" for the package's own records")
+        raise ValueError(f'{path} is no file: give a sweep\'s folder or file, or "shipped" for the package\'s own records')
     click.echo(tables.describe(load_records(path), best))
 
 
@@ -198,7 +195,7 @@ def list_recipes() -> None:
 
 @main.command("bench")
 @click.option("--device", type=DEVICE, default="auto", help="Where to measure.")
-@click.option("--output", type=PATH, default=Path("_build/bench.json"), help="Write the rows to this file, as a list in JSON.")
+@click.option("--output", type=PATH, default=Path("_build/bench.json"), help="Where to write the rows, as a list in JSON.")
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this row only; may be given several times.")
 def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
@@ -208,8 +205,7 @@ def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
         raise ValueError(f"--output {output} is no plain file")
     output.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output.parent).close()  # so that no hour of measuring ends in an error
-    results = bench.run(only, device)
-    says = {True: "yes", False: "no", None: ""}
-    rows = [(r.name, r.device, f"{r.value:.3f}", r.target or "", says[r.holds], r.detail) for r in results]
-    click.echo(tabulate(rows, headers=("row", "device", "value", "target", "holds", "detail"), disable_numparse=True))
-    bench.write(results, output)
+    results, says = bench.run(only, device), {True: "yes", False: "no", None: ""}
+    rows = [r | {"value": f"{r['value']:.3f}", "target": r["target"] or "", "holds": says[r["holds"]]} for r in results]
+    click.echo(tabulate(rows, headers="keys", disable_numparse=True))
+    output.write_text(json.dumps(results, indent=1) + "\n")

@@ -3,13 +3,11 @@
 To add one, write a function of a device that returns a number and says how it came about, and list it in ROWS.
 """
 
-import json
 import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Row:
-    """What to measure on these kinds of device; a target is "at most" or "at least" a number, without one it is there to be read."""
+    """What to measure, on these kinds of device; a target is "at most" or "at least" a number, if there is one."""
 
     name: str
     measure: Callable[..., Measured]
@@ -44,18 +42,6 @@ class Row:
             return None
         words, bound = self.target.rsplit(" ", 1)
         return value <= float(bound) if words == "at most" else value >= float(bound)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a row came to; a line of bench.json."""
-
-    name: str
-    device: str
-    value: float
-    target: str | None
-    holds: bool | None
-    detail: str
 
 
 def measure_time_over_forward(device: torch.device, depth: int = 1000, pairs: int = PAIRS) -> Measured:
@@ -80,23 +66,20 @@ def compile_1000_over_100(device: torch.device) -> Measured:
     return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
 
 
-def _two(above: dict[str, Any], below: dict[str, Any], **options: Any) -> Callable[..., Measured]:
-    return partial(steps.measure_two, above=above, below=below, **options)
-
-
-_DEEP, _SHALLOW = {"depth": 1000, "batch_size": 16}, {"depth": 100, "batch_size": 16}
-_SCALAR, _NO_SCALAR = {"recipe": "skipinit-1/sqrt(d)"}, {"recipe": "unnormalized"}
-
+_EAGER = {"above": {"depth": 1000}, "below": {"depth": 1000}, "eager": True}
+_GHOST = {"above": {"ghost_batch": 32}, "below": {}}
+_SCALAR = {"above": {"recipe": "skipinit-1/sqrt(d)"}, "below": {"recipe": "unnormalized"}, "pairs": 6 * PAIRS}
+_DEPTH = {"above": {"depth": 1000, "batch_size": 16}, "below": {"depth": 100, "batch_size": 16}, "pairs": 3}
 ROWS: tuple[Row, ...] = (
     Row("step_over_bare", steps.measure_step_over_bare, "at least 0.95"),
     Row("step_over_usual", steps.measure_step_over_usual, "at least 1.25"),
     Row("step_over_usual_width_2", partial(steps.measure_step_over_usual, width=2), "at least 1.25", ("cpu",)),
     Row("step_over_usual_width_4", partial(steps.measure_step_over_usual, width=4), "at least 10", ("cuda",)),
-    Row("depth_1000_over_eager", _two({"depth": 1000}, {"depth": 1000}, eager=True), "at least 3", ("cuda",)),
+    Row("depth_1000_over_eager", partial(steps.measure_two, **_EAGER), "at least 3", ("cuda",)),
     Row("augment_over_torchvision", steps.measure_augment_over_torchvision, "at least 25"),
-    Row("ghost_over_plain_batchnorm", _two({"ghost_batch": 32}, {}), "at most 1.25"),
-    Row("scalar_over_none", _two(_SCALAR, _NO_SCALAR, pairs=6 * PAIRS), "at most 1.02"),
-    Row("seconds_per_block_1000_over_100", _two(_DEEP, _SHALLOW, pairs=3), "at most 1.15"),
+    Row("ghost_over_plain_batchnorm", partial(steps.measure_two, **_GHOST), "at most 1.25"),
+    Row("scalar_over_none", partial(steps.measure_two, **_SCALAR), "at most 1.02"),
+    Row("seconds_per_block_1000_over_100", partial(steps.measure_two, **_DEPTH), "at most 1.15"),
     Row("compile_1000_over_100", compile_1000_over_100, "at most 2"),
     Row("lanes_8_over_1_batch_8", partial(steps.measure_lanes, batch=8), kinds=("cpu", "mps")),
     Row("lanes_8_over_1_batch_32", partial(steps.measure_lanes, batch=32), kinds=("cpu", "mps")),
@@ -109,10 +92,11 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[Result]:
+def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[dict[str, Any]]:
     """Measure the rows named in `only`, or all, on random images; progress goes to stderr.
 
-    Raises ValueError: no row for this device has such a name; a device that this machine does not have.
+    Gives name, device, value, target, holds and detail of each. Raises ValueError: no row for this device has such a name; a
+    device that this machine does not have.
     """
     where = resolve_device(device)
     here = [row for row in rows if where.type in row.kinds]
@@ -122,13 +106,9 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
     for row in (bar := tqdm([row for row in here if not only or row.name in only], unit="row", file=sys.stderr)):
         bar.set_description(row.name)
         value, detail = row.measure(where)
-        results.append(Result(row.name, said, value, row.target, row.holds(value), detail))
+        found = {"name": row.name, "device": said, "value": value, "target": row.target, "holds": row.holds(value)}
+        results.append(found | {"detail": detail})
     return results
-
-
-def write(results: Sequence[Result], path: Path) -> None:
-    """Write the results as a JSON list."""
-    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 def _network_and_images(device: torch.device, depth: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
@@ -142,9 +122,9 @@ def _forward(network: nn.Module, images: torch.Tensor) -> None:
         network(images)
 
 
-def _in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def _in_fresh_process(function: Callable[..., float], *arguments: object) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def _peak_memory(work: Callable[..., object], device: str, depth: int) -> float:

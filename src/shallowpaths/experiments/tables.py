@@ -1,5 +1,7 @@
 """Tables of records, as text: one run, every point, and the best rate of every setting."""
 
+import contextlib
+import functools
 import math
 import textwrap
 from collections.abc import Iterable
@@ -14,26 +16,30 @@ from shallowpaths.training.record import RunRecord
 FIRST = ("recipe", "network", "depth", "width", "batch_size", "l2")  # of the settings that are shown
 HEADINGS = {"batch_size": "batch", "l2": "L2"}
 STAR = "* the best of the rates that were tried is the smallest or the largest of them"
-PAPER_COLUMNS = ("method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict")
+PAPER_COLUMNS = (
+    "method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict",
+)  # fmt: skip
+_text = functools.partial(tabulate, disable_numparse=True)
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
-    """Every point, the best rate of each setting, a warning if an optimum lies on its grid's edge; and, of runs of the paper's
-    depth table, the table beside the paper. `best` as in `summarise`. Raises ValueError: there is no record.
+    """Every point, the best rate of each setting, a warning of optima on their grid's edge; of a study of the paper's depth
+    table also that, beside the paper. `best` as in `summarise`. Raises ValueError: there is no record.
     """
     if not (records := list(records)):
         raise ValueError("the store holds no record yet")
-    groups = by_setting(records)
-    settings = _telling(groups)
-    points, choices, on_edge = [], [], 0
-    for group in groups:
-        name = tuple(str(getattr(group[0].config, s)) for s in settings)
+    groups, points, choices, on_edge = by_setting(records), [], [], 0
+    configs = [group[0].config.to_dict() for group in groups]
+    differ = {s for s in configs[0] if len({str(c[s]) for c in configs}) > 1} - {"learning_rate", "seed"}
+    settings = [s for s in dict.fromkeys((*FIRST, *configs[0])) if s in differ | {"recipe", "depth"}]
+    for group, config in zip(groups, configs, strict=True):
+        name = tuple(str(config[s]) for s in settings)
         at_rates = {rate: summarise(runs, best) for rate, runs in by_rate(group).items()}
         for rate, point in at_rates.items():
             counts = str(point.finished + point.diverged), str(point.diverged)
             points.append((*name, f"{rate:.4g}", _percent(point), f"{point.train_loss:.4f}", *counts))
         chosen, by = best_rate(group), "training loss"
-        if group[0].config.validation > 0:
+        if config["validation"]:
             chosen, by = best_rate(group, validation_error), "validation accuracy"
         choice = "-", "-", "-", "-", "every rate diverged"
         if chosen.effective_rate is not None:
@@ -43,17 +49,18 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
         on_edge += chosen.on_edge is not None
     names = [HEADINGS.get(s, s) for s in settings]
     accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
-    tables = (
-        (points, ("effective rate", accuracy, "train loss", "runs", "diverged")),
-        (choices, ("best effective rate", "as good", "on edge", accuracy, "chosen by")),
-    )
-    text = "\n\n".join(tabulate(rows, [*names, *more], disable_numparse=True) for rows, more in tables)
+    parts = [
+        _text(points, [*names, "effective rate", accuracy, "train loss", "runs", "diverged"]),
+        _text(choices, [*names, "best effective rate", "as good", "on edge", accuracy, "chosen by"]),
+    ]
     if on_edge:
-        text += (
-            f"\n\nwarning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: "
-            "try larger rates than a high edge, smaller ones than a low edge, both beside an only rate"
-        )
-    return text + _beside_paper(records)
+        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond"
+        parts.append(f"{said}: try larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
+    with contextlib.suppress(ValueError):  # some cell of the paper's table has runs of several settings
+        rows = paper_rows(records)
+        if len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1:
+            parts.append(f"{_text(rows, PAPER_COLUMNS)}\n{STAR}")
+    return "\n\n".join(parts)
 
 
 def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
@@ -79,16 +86,17 @@ def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
 
 
 def stands_on(records: Iterable[RunRecord]) -> str:
-    """On what results stand, in words: data, networks, budgets, seeds, devices, time. Raises ValueError: there is no record."""
+    """On what results stand: data, networks, budgets, seeds, devices, time. Raises ValueError: there is no record."""
     if not (listed := list(records)):
         raise ValueError("there is no record to tell of")
     depths = sorted({r.config.depth for r in listed})
-    networks = sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed})
-    sizes, seeds = (" and ".join(map(str, sorted({getattr(r.config, name) for r in listed}))) for name in ("batch_size", "seed"))
-    hours = sum(r.seconds for r in listed) / 3600
+    networks = "; ".join(sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed}))
+    sizes = " and ".join(map(str, sorted({r.config.batch_size for r in listed})))
+    seeds = " and ".join(map(str, sorted({r.config.seed for r in listed})))
     epochs = ", ".join(f"{_budgets(r for r in listed if r.config.depth == n)} at {n} layers" for n in depths)
+    runs = f"{len(listed)} runs of {sum(r.seconds for r in listed) / 3600:.1f} hours in all"
     devices = "; ".join(sorted({r.device_name for r in listed}))
-    sentence = f"{'; '.join(networks)}, batch {sizes}, {epochs}, seed {seeds}, {len(listed)} runs of {hours:.1f} hours in all on {devices}"
+    sentence = f"{networks}, batch {sizes}, {epochs}, seed {seeds}, {runs} on {devices}"
     return textwrap.fill(sentence, 88)  # a page has room for so much
 
 
@@ -96,29 +104,20 @@ def describe_run(record: RunRecord) -> str:
     """One run, line by line."""
     config = record.config
     shape = f"depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"
+    budget = f"{_budget(config)}, batch {config.batch_size}"
     rows = [
         ("network", f"{config.network}, {shape}"),
         ("recipe", config.recipe),
-        ("data", f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}"),
+        ("data", f"{config.data}, {record.train_images:,} training images, {budget}"),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
     ]
-    if record.test_accuracy is not None:
-        rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
-    if record.test_top5_accuracy is not None:
-        rows.append(("test top-5 accuracy", f"{100 * record.test_top5_accuracy:.2f} %"))
+    if record.outcome == "finished":
+        rows.append(("training loss", f"{record.train_loss:.4f}"))
+    tests = ("test accuracy", record.test_accuracy), ("test top-5 accuracy", record.test_top5_accuracy)
+    rows += [(name, f"{100 * share:.2f} %") for name, share in tests if share is not None]
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
-
-
-def _beside_paper(records: list[RunRecord]) -> str:
-    """The paper's table beside the records, where they are a study of it: of several of its rows, one setting a cell."""
-    try:
-        rows = paper_rows(records)
-    except ValueError:  # a cell has runs of several settings
-        return ""
-    several = len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1
-    return f"\n\n{tabulate(rows, PAPER_COLUMNS, disable_numparse=True)}\n{STAR}" if several else ""
 
 
 def _budgets(runs: Iterable[RunRecord]) -> str:
@@ -130,13 +129,6 @@ def _budgets(runs: Iterable[RunRecord]) -> str:
 def _budget(config: RunConfig) -> str:
     count, unit = (config.epochs, "epoch") if config.steps is None else (config.steps, "step")
     return f"{count} {unit}{'' if count == 1 else 's'}"
-
-
-def _telling(groups: list[list[RunRecord]]) -> list[str]:
-    """The settings to show: recipe and depth, and whatever else is not the same everywhere."""
-    configs = [group[0].config.to_dict() for group in groups]
-    differ = {s for s in configs[0] if len({str(c[s]) for c in configs}) > 1} - {"learning_rate", "seed"}
-    return [s for s in dict.fromkeys((*FIRST, *configs[0])) if s in differ | {"recipe", "depth"}]
 
 
 def _percent(point: Point) -> str:
