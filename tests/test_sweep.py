@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -97,21 +96,6 @@ def test_a_sweep_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
     (record,) = sweeping.sweep([config], tmp_path, progress=False)
     assert record.result() == train(config, progress=False).result()
     assert list(store.checkpoint_folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_after_the_limit_no_run_is_started(tmp_path, stored, monkeypatch):
-    store, clock = tmp_path if stored else None, [0.0]
-
-    def train_for_a_second(*arguments, **options):
-        clock[0] += 1
-        return train_lanes(*arguments, **options)
-
-    monkeypatch.setattr(sweeping, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(sweeping, "train_lanes", train_for_a_second)
-    assert sweeping.sweep(GRID, store, progress=False, limit_seconds=0) == []
-    some = sweeping.sweep(MANY, store, progress=False, limit_seconds=1.5)
-    assert [r.config.seed for r in some] == [0, 1]
 
 
 def test_progress_counts_runs_and_shows_the_time_left(tmp_path, capsys, monkeypatch):

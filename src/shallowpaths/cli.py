@@ -104,7 +104,6 @@ def train(store: str | None, data_folder: Path | None, workers: int, **settings:
 @click.argument("plan", metavar="PLAN")
 @click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
-@click.option("--limit-seconds", type=click.FloatRange(min=0), help="Start no run later than this.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
 @click.option("--lanes", type=COUNT, default=1, help=LANES_HELP)
 @_workers

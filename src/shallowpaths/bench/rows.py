@@ -1,7 +1,4 @@
-"""What the package's own work costs, each row against its target. `make bench` runs all rows.
-
-To add one, write a function of a device that returns a number and says how it came about, and list it in ROWS.
-"""
+"""What the package's own work costs, each row against its target. A row's function returns a number and how it came about."""
 
 import multiprocessing
 import resource
@@ -25,6 +22,7 @@ from shallowpaths.theory.checks import one_of
 
 MEBIBYTE = 2**20
 BATCH = 16
+COLUMNS = ("name", "device", "value", "target", "holds", "detail")
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,7 @@ def measure_time_over_forward(device: torch.device, depth: int = 1000, pairs: in
 
 
 def measure_memory_over_forward(device: torch.device, depth: int = 1000) -> Measured:
-    """Peak memory, weights included and libraries not, of `signal_statistics` over that of a plain forward pass.
-
-    Each pass runs in a fresh process, whose peak is its own.
-    """
+    """Peak memory of `signal_statistics` over that of a forward pass, weights included, each in a fresh process."""
     plain, full = (_in_fresh_process(_peak_memory, work, str(device), depth) for work in (_forward, signal_statistics))
     sizes = f"{plain / MEBIBYTE:.0f} MiB forward, {full / MEBIBYTE:.0f} MiB measured"
     return full / plain, f"WRN-{depth}-2, {BATCH} images; {sizes}"
@@ -93,10 +88,9 @@ ROWS: tuple[Row, ...] = (
 
 
 def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[dict[str, Any]]:
-    """Measure the rows named in `only`, or all, on random images; progress goes to stderr.
+    """Name, device, value, target, holds and detail of the rows named in `only`, or all, measured on random images.
 
-    Gives name, device, value, target, holds and detail of each. Raises ValueError: no row for this device has such a name; a
-    device that this machine does not have.
+    Raises ValueError: no row for this device has such a name; a device that this machine does not have.
     """
     where = resolve_device(device)
     here = [row for row in rows if where.type in row.kinds]
@@ -106,8 +100,8 @@ def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row]
     for row in (bar := tqdm([row for row in here if not only or row.name in only], unit="row", file=sys.stderr)):
         bar.set_description(row.name)
         value, detail = row.measure(where)
-        found = {"name": row.name, "device": said, "value": value, "target": row.target, "holds": row.holds(value)}
-        results.append(found | {"detail": detail})
+        found = row.name, said, value, row.target, row.holds(value), detail
+        results.append(dict(zip(COLUMNS, found, strict=True)))
     return results
 
 
@@ -143,6 +137,5 @@ def _peak_bytes(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * float(line.split()[1])
+        return 1024 * float(status.read_text().partition("VmHWM:")[2].split()[0])
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS

@@ -1,7 +1,4 @@
-"""What a training step costs: ours beside the least that it could cost, and beside what is usually written.
-
-Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
-"""
+"""What a training step costs: ours beside the least that it could cost, and beside what is usually written."""
 
 import dataclasses
 import itertools
@@ -11,18 +8,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shallowpaths import data as datasets
 from shallowpaths._device import arithmetic, synchronize
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.data import Dataset
+from shallowpaths.data import Dataset, noise
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import LaneRuns, Run, build
 from shallowpaths.training.steps import StepOptions, default_options, recorded
@@ -38,10 +32,10 @@ CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_r
 
 def measure_step_over_bare(device: torch.device) -> Measured:
     """Our images per second over those of the same step on one fixed batch, with nothing around it."""
-    data = random_images(device)
-    ours = StepRun(CONFIG, data)
+    ours = StepRun(CONFIG, random_images(device))
     ours.take()  # it compiles and records, where that is the default
-    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, *ours.step.batch(*(part[0] for part in ours.batches)))
+    batch = ours.step.batch(*(part[0] for part in ours.batches))
+    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, *batch)
     with arithmetic(device, ours.step.options.tf32, ours.step.options.deterministic):
         repeated = (ours.step.recorded and recorded(bare, ())) or bare
         return ratio(repeated, ours.take, device, "WRN-16-1, batch 128", pairs=6 * PAIRS)
@@ -75,9 +69,8 @@ def measure_augment_over_torchvision(device: torch.device) -> Measured:
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data = random_images(device)
-        ours = StepRun(CONFIG, data)
-        pictures = Pictures(data.to("cpu"), BATCHES * CONFIG.batch_size)
+        ours = StepRun(CONFIG, random_images(device))
+        pictures = Pictures(ours.step.data.to("cpu"), BATCHES * CONFIG.batch_size)
 
         def make_batches() -> None:
             for part in zip(*(part[:BATCHES] for part in ours.batches), strict=True):
@@ -88,9 +81,7 @@ def measure_augment_over_torchvision(device: torch.device) -> Measured:
         torch.set_num_threads(count)
 
 
-def measure_two(
-    device: torch.device, *, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, eager: bool = False
-) -> Measured:
+def measure_two(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS, eager: bool = False) -> Measured:
     """Seconds of a step, for each block, with the settings `above`, perhaps in eager mode, over those with `below`."""
     data, options = random_images(device), default_options(device)
     options = dataclasses.replace(options, compiled=False, graph=False) if eager else options
@@ -112,8 +103,7 @@ def measure_compile(device: str, depth: int) -> float:
 
 def measure_lanes(device: torch.device, batch: int) -> Measured:
     """Seconds of a step of eight lanes over those of one run's step."""
-    data, lanes = random_images(device), 8
-    config = CONFIG.replace(batch_size=batch)
+    data, config, lanes = random_images(device), CONFIG.replace(batch_size=batch), 8
     one = StepRun(config, data)
     many = LaneRuns([config.replace(seed=s) for s in range(lanes)], data)
     batch_of_each = [torch.stack([part[0]] * lanes) for part in one.batches]
@@ -137,7 +127,7 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     return value * step / product, detail
 
 
-def _plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+def _plain_step(network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> tuple[()]:
     optimizer.zero_grad()
     F.cross_entropy(network(images), labels).backward()
     optimizer.step()
@@ -146,7 +136,7 @@ def _plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Te
 
 def random_images(device: torch.device) -> Dataset:
     """A data set of CIFAR-10's shape."""
-    return datasets.noise("cifar10", IMAGES).to(device)
+    return noise("cifar10", IMAGES).to(device)
 
 
 def turn(work: Work, device: torch.device) -> float:
@@ -168,11 +158,10 @@ class StepRun:
     """A run's steps, one at a time."""
 
     def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
-        self.config, self.run = config, Run(config, data, options=options)
-        self.step, (times,) = self.run.step, self.run.timetables
-        self.run.network.train()
-        self.batches = times.batches(0, data)
-        self.number = 0
+        run = Run(config, data, options=options)
+        run.network.train()
+        self.config, self.step, self.number = config, run.step, 0
+        self.batches = run.timetables[0].batches(0, data)
 
     def take(self) -> None:
         """The next step."""
@@ -185,7 +174,7 @@ class Pictures(torch.utils.data.Dataset):
 
     def __init__(self, data: Dataset, count: int):
         transforms = import_torchvision("transforms")
-        self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
+        self.pixels = data.train_images[:count].permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         mean, std = ((values.flatten() / 255).tolist() for values in (data.mean, data.std))  # of pixels from 0 to 1
@@ -201,7 +190,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def ratio(above: Work, below: Work, device: torch.device, what: str, pairs: int = PAIRS) -> Measured:
-    """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
+    """Seconds of `above` over `below`: the median over pairs that take turns, since machines drift; two pairs warm up."""
     taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
     ratios = [a / b for a, b in taken]
     middle = " over ".join(f"{1e3 * statistics.median(column):.2f}" for column in zip(*taken, strict=True))

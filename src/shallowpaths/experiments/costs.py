@@ -54,17 +54,8 @@ def operations(config: RunConfig) -> float:
 
 
 def work(config: RunConfig) -> float:
-    """Operations of a run, with what its blocks cost by being started at all: by it runs compare on any device."""
+    """Operations of a run, with what its blocks cost by being started at all, by which runs compare on any device."""
     return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
-
-
-def predicted_seconds(configs: Iterable[RunConfig]) -> float:
-    """How long runs take on this machine, one after the other; those that diverge end early and cost less.
-
-    It rests on steps, taken now, of a small network of each kind at two batches. A step's seconds are taken as linear in the
-    batch and proportional to the number of blocks. Reading an imagefolder is not counted.
-    """
-    return sum(map(_seconds, configs))
 
 
 def describe_costs(configs: Iterable[RunConfig]) -> str:
@@ -75,7 +66,7 @@ def describe_costs(configs: Iterable[RunConfig]) -> str:
     parts["all", "", "", ""] = configs
     for part, runs in parts.items():
         total = sum(map(operations, runs))
-        rows.append((*part, len(runs), f"{total:.1e}", _duration(predicted_seconds(runs))))
+        rows.append((*part, len(runs), f"{total:.1e}", _duration(sum(map(predicted_seconds, runs)))))
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
@@ -91,7 +82,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / units.get(unit, 1):.1f} {unit}"
 
 
-def _seconds(config: RunConfig) -> float:
+def predicted_seconds(config: RunConfig) -> float:
+    """How long a run takes on this machine, unless it diverges; without the time to read an imagefolder.
+
+    It rests on steps, taken now, of a small network of that kind at two batches. A step's seconds are taken as linear in the
+    batch and proportional to the number of blocks.
+    """
     depth, few, many = PROBES.get(config.network, PROBE)
     kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}
     kind["recipe"] = "skipinit" if get_recipe(config.recipe).normalization == "none" else config.recipe

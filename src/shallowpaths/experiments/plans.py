@@ -12,15 +12,14 @@ from shallowpaths.training.config import SETTINGS, RunConfig
 
 FOLDER = Path(__file__).parent / "shipped"
 NAMES: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
-TABLES = ("description", "common", "grid", "runs")
+TABLES = ("description", "common", "grid")
 RATES = ("learning_rate", "effective_learning_rate")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A list of runs with a name, that of a shipped plan or the file's, and a description of what it is for."""
+    """A list of runs, and what it is for."""
 
-    name: str
     description: str
     configs: tuple[RunConfig, ...]
 
@@ -28,10 +27,11 @@ class Plan:
 def read_plan(name_or_path: str | Path) -> Plan:
     """The shipped plan of that name, or the plan in that file.
 
-    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which a list
-    stands for one run per value and several lists for every combination, and of tables `[[runs]]`, one run each. Settings
-    are RunConfig's, or `effective_learning_rate`. A rate may be a power, "2^-3", or all whole powers of 2 of a range,
-    "2^-3..2^0". Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
+    A plan has a `description`, a table `common` with settings of every run, and tables `[[grid]]`, in which a list stands for
+    one run per value and several lists for every combination. Settings are RunConfig's, or `effective_learning_rate`. A
+    rate may be a power, "2^-3", or all whole powers of 2 of a range, "2^-3..2^0".
+
+    Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
     """
     path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
     try:
@@ -42,27 +42,22 @@ def read_plan(name_or_path: str | Path) -> Plan:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"plan {path.name} is no TOML: {error}") from error
     try:
-        return _plan(path.stem, content)
+        return _plan(content)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"plan {path.name}: {error}") from error
 
 
-def _plan(name: str, content: dict[str, Any]) -> Plan:
+def _plan(content: dict[str, Any]) -> Plan:
     _known(content, TABLES, "the plan")
-    common, configs = _known(content.get("common", {}), SETTINGS, "[common]"), []
-    for kind in ("grid", "runs"):
-        tables = content.get(kind, [])
-        if not isinstance(tables, list):
-            raise ValueError(f"{kind} is no list of tables: write [[{kind}]], with two brackets")
-        for number, table in enumerate(tables, start=1):
-            where = f"[[{kind}]] number {number}"
-            settings = _merged(common, _known(table, SETTINGS, where))
-            if kind == "runs" and (lists := [key for key, value in settings.items() if len(value) != 1]):
-                raise ValueError(f"{where} gives {', '.join(lists)} several values: that is what [[grid]] is for")
-            configs += [_config(dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
+    common, tables, configs = _known(content.get("common", {}), SETTINGS, "[common]"), content.get("grid", []), []
+    if not isinstance(tables, list):
+        raise ValueError("grid is no list of tables: write [[grid]], with two brackets")
+    for number, table in enumerate(tables, start=1):
+        settings = _merged(common, _known(table, SETTINGS, f"[[grid]] number {number}"))
+        configs += [_config(dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
     if not configs:
-        raise ValueError("it holds no run: give it a [[grid]] or [[runs]]")
-    return Plan(name, " ".join(str(content.get("description", "")).split()), tuple(configs))
+        raise ValueError("it holds no run: give it a [[grid]]")
+    return Plan(" ".join(str(content.get("description", "")).split()), tuple(configs))
 
 
 def _merged(common: dict[str, Any], table: dict[str, Any]) -> dict[str, list]:

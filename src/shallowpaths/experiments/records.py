@@ -16,43 +16,37 @@ from shallowpaths.training.config import SETTINGS
 from shallowpaths.training.record import RunRecord
 
 Criterion = Callable[[RunRecord], float]  # infinite for a failed run
-SMALLEST = sys.float_info.min  # a loss whose logarithm is taken
-STABLE_ERROR = 0.81
-"""A validation error below this is that of a run that learned: 90 % of the error of guessing one of ten classes."""
+STABLE_ERROR = 0.81  # a validation error below this is that of a run that learned: 90 % of that of guessing one of ten
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the runs of one setting, over seeds, say together.
+    """What the runs of one setting, over seeds, say together."""
 
-    Accuracy is that of the test, in 0 .. 1, over the runs that finished, or the best of them; None without any, and no standard
-    deviation of a single one.
-    """
-
-    accuracy: float | None
-    accuracy_std: float | None
+    accuracy: float | None  # of the test, in 0 .. 1, over the runs that finished or the best of them
+    accuracy_std: float | None  # None of a single one
     train_loss: float  # the last epoch's, infinite if any run diverged
     finished: int
     diverged: int
 
 
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
-    """One Point from the runs of one setting. Raises ValueError: no record was given, or `best` is below 1.
+    """One Point from the runs of one setting; the accuracy over the `best` so many of them ("5 of 7" [protocol]), or all.
 
-    best: take the accuracy over this many finished runs, those with the highest ("best 5 of 7" [protocol]).
+    Raises ValueError: no record was given, or `best` is below 1.
     """
     if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
     if best is not None and best < 1:
         raise ValueError(f"best {best} must be at least 1")
-    all_accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
-    accuracies = sorted(all_accuracies, reverse=True)[:best]
+    accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    taken = sorted(accuracies, reverse=True)[:best]
     return Point(
-        accuracy=statistics.fmean(accuracies) if accuracies else None,
-        accuracy_std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        train_loss=statistics.fmean(r.train_loss for r in runs),
-        finished=len(all_accuracies),
-        diverged=len(runs) - len(all_accuracies),
+        statistics.fmean(taken) if taken else None,
+        statistics.stdev(taken) if len(taken) > 1 else None,
+        statistics.fmean(r.train_loss for r in runs),
+        len(accuracies),
+        len(runs) - len(accuracies),
     )
 
 
@@ -62,15 +56,17 @@ def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
     settings: of RunConfig, or `effective_learning_rate`; a list, set or range of values stands for any of them. Numbers may
         differ by rounding.
     """
-    for name in settings:
+    found = list(records)
+    for name, value in settings.items():
         checks.one_of("setting", name, SETTINGS)
-    asked = {s: [v] if isinstance(v, str) or not isinstance(v, Iterable) else list(v) for s, v in settings.items()}
-    return [r for r in records if all(_is_any(getattr(r.config, name), values) for name, values in asked.items())]
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        found = [r for r in found if any(_alike(getattr(r.config, name), value) for value in values)]
+    return found
 
 
-def _is_any(found: Any, values: list[Any]) -> bool:
-    numbers = [v for v in values if isinstance(v, (int, float))] if isinstance(found, float) else []
-    return found in values or any(math.isclose(found, number) for number in numbers)
+def _alike(found: Any, asked: Any) -> bool:
+    numbers = isinstance(found, float) and isinstance(asked, (int, float))
+    return math.isclose(found, asked) if numbers else found == asked
 
 
 def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[RunRecord]]:
@@ -98,10 +94,10 @@ def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
 class BestRate:
     """The best learning rate of a grid; rates are effective ones, None if no rate trained.
 
-    `as_good` are the smallest and the largest whose mean lies within one standard error of the best: that of the mean over seeds,
-    or of a single run's validation error sqrt(p (1 - p) / n) for n images held out; what another seed would change is not
-    in it. `between_rates` is the minimum of a parabola through the best rate and its neighbours, in the logarithms of rate
-    and criterion; the best rate itself on an edge or beside a rate that is not stable.
+    `as_good` are the smallest and the largest whose mean lies within one standard error of the best: that of the mean over
+    seeds, or of a single run's validation error sqrt(p (1 - p) / n) for n images held out. `between_rates` is the minimum of
+    a parabola through the best rate and its neighbours, in the logarithms of rate and criterion; the best rate itself on an
+    edge or beside a rate that is not stable.
     """
 
     effective_rate: float | None
@@ -119,11 +115,9 @@ def final_train_loss(record: RunRecord) -> float:
 
 def validation_error(record: RunRecord) -> float:
     """Wrong share of the validation split in the end, infinite for a diverged run. Raises ValueError: none was held out."""
-    if record.outcome == "diverged":
-        return math.inf
-    if record.validation_accuracy is None:
+    if record.outcome == "finished" and record.validation_accuracy is None:
         raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
-    return 1 - record.validation_accuracy
+    return math.inf if record.outcome == "diverged" else 1 - record.validation_accuracy
 
 
 def best_rate(
@@ -176,7 +170,8 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
     """
     runs_at, level = by_rate(records), math.log(checks.number("loss", loss, above=0))
     means = {rate: statistics.fmean(map(final_train_loss, runs)) for rate, runs in runs_at.items()}
-    found = _first_down_to(level, [(math.log(rate), math.log(max(mean, SMALLEST))) for rate, mean in means.items()])
+    logarithms = [(math.log(rate), math.log(max(mean, sys.float_info.min))) for rate, mean in means.items()]
+    found = _first_down_to(level, logarithms)
     if math.isinf(found):
         raise ValueError(f"no rate between {min(means):g} and {max(means):g} brings the training loss down to {loss:g}")
     return math.exp(found)
@@ -191,9 +186,8 @@ def steps_to_loss(record: RunRecord, loss: float) -> float:
     checks.number("loss", loss, above=0)
     if record.outcome == "diverged":
         return math.inf
-    total = record.config.total_steps(record.train_images)
-    epochs = range(len(record.curve) + 1)
-    ends = [min(epoch * record.train_images // record.config.batch_size, total) for epoch in epochs]
+    images, total = record.train_images, record.config.total_steps(record.train_images)
+    ends = [min(epoch * images // record.config.batch_size, total) for epoch in range(len(record.curve) + 1)]
     middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
     losses = [point["train_loss"] for point in record.curve]
     if losses[0] <= loss:
@@ -211,10 +205,7 @@ def _first_down_to(level: float, curve: Iterable[tuple[float, float]]) -> float:
 
 
 def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
-    """The rate at which the training loss comes down to `loss` in the fewest steps: `best_rate` by `steps_to_loss`.
-
-    The result's `loss` is that number of steps, infinite where no rate gets there with all its seeds.
-    """
+    """`best_rate` by `steps_to_loss`: its `loss` is the fewest steps, infinite where no rate gets there with all seeds."""
     return best_rate(records, lambda record: steps_to_loss(record, loss))
 
 

@@ -75,21 +75,22 @@ class Store:
             ) from error
 
     def load(self) -> list[RunRecord]:
-        """`load_records` of the store's file. Raises ValueError: it cannot be read."""
-        try:
-            with self:
-                return load_records(self.path)
-        except OSError as error:
-            raise ValueError(f"the record store {self.path} cannot be read: {error.strerror or error}") from error
+        """`load_records` of the store's file."""
+        with self:
+            return load_records(self.path)
 
 
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
     """The records of a store's file or folder, one for each run, in order: of several with one config the first.
 
     Lines that are no records, and runs that stand twice, are reported in a warning and passed over.
+    Raises ValueError: the file cannot be read.
     """
-    records, first_line = [], {}
-    lines = enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1)
+    records, first_line, file = [], {}, _plain_file(path)
+    try:
+        lines = enumerate(file.read_bytes().split(b"\n"), start=1)
+    except OSError as error:
+        raise ValueError(f"the record store {file} cannot be read: {error.strerror or error}") from error
     for number, line in ((number, line) for number, line in lines if line.strip()):
         try:
             record = RunRecord.from_json(line.decode())

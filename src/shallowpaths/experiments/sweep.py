@@ -2,11 +2,8 @@
 
 import contextlib
 import functools
-import itertools
-import math
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,34 +25,24 @@ from shallowpaths.training.train import train_lanes
 
 
 def sweep(
-    configs: Iterable[RunConfig],
-    store: str | os.PathLike | None = None,
-    data_folder: str | os.PathLike | None = None,
-    progress: bool = True,
-    limit_seconds: float | None = None,
-    processes: int = 1,
-    lanes: int = 1,
-    cluster: str | None = None,
-    gpu_share: float = 1,
+    configs: Iterable[RunConfig], store: str | os.PathLike | None = None, data_folder: str | os.PathLike | None = None,
+    progress: bool = True, processes: int = 1, lanes: int = 1, cluster: str | None = None, gpu_share: float = 1,
     workers: int = 0,
 ) -> list[RunRecord]:
     """Train every config and return the records in the same order.
 
     Args:
-        store: where records are kept (see `Store`). A config whose record is there is not run again, and each new record is
-            on the disk before the next run starts. Long runs are saved in between: an interrupted sweep goes on from there.
+        store: where records are kept (see `Store`). A config whose record is there is not run again, each new record is on
+            the disk before the next run starts, and long runs are saved: an interrupted sweep goes on where it stopped.
         data_folder, progress, workers: as in `train`.
-        limit_seconds: start no run later than this. What is not done then is left out of the list.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads.
         lanes: so many runs that differ in learning rate and seed only, as one; each step is the same to rounding.
-        cluster: the address of a Ray cluster that does the runs instead, or "local" (see `experiments.cluster`). A run that is
-            lost with its worker goes on from its checkpoint if the worker's machine sees the store's folder. A device "auto"
-            is this machine's.
+        cluster: the address of a Ray cluster that does the runs instead (see `experiments.cluster`). A run that is lost with
+            its worker begins again where that does not see the store's folder. A device "auto" is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
 
-    Raises:
-        ValueError: what `check` and `experiments.cluster.in_cluster` refuse; the store cannot be written or is in use; fewer
-            than 1 process or lane, or more under torchrun; processes and a cluster.
+    Raises ValueError: what `check` and `in_cluster` refuse; the store cannot be written or is in use; fewer than 1 process or
+    lane, or more under torchrun; processes and a cluster.
     """
     whole("lanes", lanes)
     whole("processes", processes)
@@ -67,7 +54,6 @@ def sweep(
         said = "torchrun's processes share each run, leave all three out"
         raise ValueError(f"lanes {lanes}, processes {processes}, cluster {cluster}: {said}")
     wanted = check(configs, elsewhere=cluster is not None)
-    end = math.inf if limit_seconds is None else time.monotonic() + limit_seconds
     with contextlib.ExitStack() as stack:
         kept = None if store is None or not distributed.is_first() else stack.enter_context(Store(store))
         done = distributed.from_first({record.config.key: record for record in kept.load()} if kept else {})
@@ -79,12 +65,11 @@ def sweep(
             checkpoints.prepare(folder)  # here: a worker on another machine must not make one of its own
         shown = progress and processes == 1 and cluster is None
         trained = functools.partial(_trained, data_folder=data_folder, progress=shown, folder=folder, workers=workers)
-        jobs = itertools.takewhile(lambda _: distributed.from_first(time.monotonic() < end), in_lanes(missing, lanes))
         execute = functools.partial(in_processes, processes=processes) if processes > 1 else map
         if cluster is not None and missing:
             gpus = gpu_share if any(config.device == "cuda" for config in missing) else 0
             execute = functools.partial(in_cluster, address=cluster, gpu_share=gpus)
-        for records in execute(trained, jobs):
+        for records in execute(trained, in_lanes(missing, lanes)):
             keys = [record.config.key for record in records]
             done |= dict(zip(keys, records, strict=True))
             if kept:
@@ -93,7 +78,7 @@ def sweep(
                     checkpoints.discard(checkpoints.path_of(folder, together))
             bar.update(sum(map(left.pop, keys)))
             bar.set_description_str(_count(len(wanted), left))
-        return [done[config.key] for config in wanted if config.key in done]
+        return [done[config.key] for config in wanted]
 
 
 def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConfig]:
