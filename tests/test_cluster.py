@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from shallowpaths.experiments import cluster
+from shallowpaths.experiments import execution as cluster
 from shallowpaths.experiments.plans import read_plan
 from shallowpaths.experiments.store import load_records
 from shallowpaths.experiments.sweep import sweep

@@ -20,18 +20,17 @@ from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
 
-MEBIBYTE = 2**20
-BATCH = 16
+MEBIBYTE, BATCH = 2**20, 16
 COLUMNS = ("name", "device", "value", "target", "holds", "detail")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What to measure, on these kinds of device; a target is "at most" or "at least" a number, if there is one."""
+    """What to measure, on these kinds of device."""
 
     name: str
     measure: Callable[..., Measured]
-    target: str | None = None
+    target: str | None = None  # "at most" or "at least" a number
     kinds: tuple[str, ...] = ("cpu", "cuda", "mps")
 
     def holds(self, value: float) -> bool | None:
@@ -88,10 +87,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[dict[str, Any]]:
-    """Name, device, value, target, holds and detail of the rows named in `only`, or all, measured on random images.
-
-    Raises ValueError: no row for this device has such a name; a device that this machine does not have.
-    """
+    """The results, with COLUMNS, of the rows named in `only`, or all. Raises ValueError: no row here has such a name."""
     where = resolve_device(device)
     here = [row for row in rows if where.type in row.kinds]
     for name in only:

@@ -24,7 +24,7 @@ from shallowpaths.training.steps import StepOptions, default_options, recorded
 Measured = tuple[float, str]
 Work = Callable[[], object]
 PAIRS = 7
-IN_A_ROW = 10  # steps that a GPU does in one turn
+IN_A_ROW = 10  # steps that a GPU does in one turn: starting and waiting then cost next to nothing
 IMAGES = 10_000
 BATCHES = 8  # whose images are made in one turn
 CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
@@ -58,9 +58,9 @@ def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
         loader = torch.utils.data.DataLoader(pictures, config.batch_size, shuffle=True, num_workers=2)
         batches = iter(loader)  # its workers end with it, so they do not disturb our turn
         take(itertools.islice(batches, warm))
-        usual = seconds(partial(take, batches), device)
+        usual = seconds(partial(take, batches), device) / steps
         ours.take()
-        ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
+        ratios.append(usual / seconds(ours.take, device, steps))
     return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
 
 
@@ -139,19 +139,14 @@ def random_images(device: torch.device) -> Dataset:
     return noise("cifar10", IMAGES).to(device)
 
 
-def turn(work: Work, device: torch.device) -> float:
-    """Wall time of one call of `work`. A GPU does several in a row: starting and waiting then cost next to nothing."""
-    count = 1 if device.type == "cpu" else IN_A_ROW
-    return seconds(lambda: [work() for _ in range(count)], device) / count
-
-
-def seconds(work: Work, device: torch.device) -> float:
-    """Wall time of `work`, to the end of what it gave the device to do."""
+def seconds(work: Work, device: torch.device, times: int = 1) -> float:
+    """Wall time of one call of `work`, done so many times in a row, to the end of what it gave the device to do."""
     synchronize(device)
     start = time.perf_counter()
-    work()
+    for _ in range(times):
+        work()
     synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 class StepRun:
@@ -173,7 +168,9 @@ class Pictures(torch.utils.data.Dataset):
     """Images as torchvision hands them out: from PIL, each through its own transforms."""
 
     def __init__(self, data: Dataset, count: int):
-        transforms = import_torchvision("transforms")
+        from PIL import Image  # torchvision brings it
+
+        transforms, self.open = import_torchvision("transforms"), Image.fromarray
         self.pixels = data.train_images[:count].permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
@@ -184,14 +181,13 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image  # torchvision brings it
-
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+        return self.transform(self.open(self.pixels[index])), self.labels[index]
 
 
 def ratio(above: Work, below: Work, device: torch.device, what: str, pairs: int = PAIRS) -> Measured:
     """Seconds of `above` over `below`: the median over pairs that take turns, since machines drift; two pairs warm up."""
-    taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
+    times = 1 if device.type == "cpu" else IN_A_ROW
+    taken = [(seconds(above, device, times), seconds(below, device, times)) for _ in range(pairs + 2)][2:]
     ratios = [a / b for a, b in taken]
     middle = " over ".join(f"{1e3 * statistics.median(column):.2f}" for column in zip(*taken, strict=True))
     return statistics.median(ratios), f"{what}; {middle} ms; {range_words(ratios)}"

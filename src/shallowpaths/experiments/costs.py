@@ -1,7 +1,5 @@
 """What runs cost: operations from the architecture, seconds from steps measured on the device at hand."""
 
-import itertools
-import statistics
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -16,15 +14,14 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
 TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000, "imagefolder": 1_281_167}  # ImageNet's
-PROBES = {"resnet50-v2": (50, 2, 8)}  # depth and batches whose steps are measured
-PROBE = (16, 8, 64)  # of other networks
+PROBES = {"wide-resnet": (16, 8, 64), "residual-mlp": (16, 8, 64), "resnet50-v2": (50, 2, 8)}  # depth and two batches
 PROBE_STEPS = 4
 BACKWARD = 3  # a training step costs about three forward passes
 OVERHEAD = 2e6  # operations that a block of any size could have done while it is being started
 
 
 def steps_of(config: RunConfig) -> int:
-    """Optimizer steps of the whole run."""
+    """A run's optimizer steps."""
     return config.total_steps(config.split(TRAINING_IMAGES[config.data]))
 
 
@@ -83,12 +80,10 @@ def _duration(seconds: float) -> str:
 
 
 def predicted_seconds(config: RunConfig) -> float:
-    """How long a run takes on this machine, unless it diverges; without the time to read an imagefolder.
-
-    It rests on steps, taken now, of a small network of that kind at two batches. A step's seconds are taken as linear in the
-    batch and proportional to the number of blocks.
+    """How long a run takes on this machine, from steps, taken now, of a small network of its kind at two batches: seconds are
+    taken as linear in the batch and proportional to the blocks. Reading an imagefolder is not counted.
     """
-    depth, few, many = PROBES.get(config.network, PROBE)
+    depth, few, many = PROBES[config.network]
     kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}
     kind["recipe"] = "skipinit" if get_recipe(config.recipe).normalization == "none" else config.recipe
     probe = RunConfig(depth=depth, device=resolve_device(config.device).type, learning_rate=1e-4, epochs=2, **kind)
@@ -100,18 +95,14 @@ def predicted_seconds(config: RunConfig) -> float:
 
 @cache
 def _step_seconds(config: RunConfig) -> float:
-    """Seconds of one training step: the median over a few, on images of noise."""
-    times: list[float] = []
-
-    def note_time() -> None:
-        synchronize(run.device)
-        times.append(time.perf_counter())
-
+    """Seconds of one training step, on images of noise."""
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
         images = noise(config.data, PROBE_STEPS * config.batch_size, image_shape(config)).to(config.device)
         run = Run(config, images)
-        for epoch in range(2):  # the first warms up
-            times.clear()
-            run.epoch(epoch, note_time)
-    return statistics.median(after - before for before, after in itertools.pairwise(times))
+        run.epoch(0)  # warms up
+        synchronize(run.device)
+        start = time.perf_counter()
+        run.epoch(1)
+        synchronize(run.device)
+    return (time.perf_counter() - start) / PROBE_STEPS

@@ -1,19 +1,23 @@
-"""The jobs of a sweep, several at a time by worker processes. A job is a list of configs that are trained together.
+"""The jobs of a sweep, several at a time: by worker processes, or by a Ray cluster. A job is configs that are trained together.
 
-As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it.
+As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it; it gives each job's
+records as that ends. A job that is lost with its worker is done again. Whatever ends the generator ends the jobs.
 """
 
 import contextlib
 import itertools
 import logging
 import os
+import secrets
 import signal
+import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import resource_tracker
+from types import ModuleType
 
 import torch
 from loky import ProcessPoolExecutor
@@ -26,14 +30,16 @@ from shallowpaths.training.record import RunRecord
 log = logging.getLogger(__name__)
 Job = list[RunConfig]
 Records = list[RunRecord]
+Train = Callable[[Job], Records]
 MOST_DEATHS = 3  # of workers, one after the other, without any job done in between
 LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
+LOOK_AT_CLUSTER = 10.0  # seconds, after which to look whether machines have come or gone, while no job ends
+ANSWER_SECONDS = 20.0  # in which a cluster must take a connection
 
 
-def in_processes(train: Callable[[Job], Records], jobs: Iterable[Job], processes: int) -> Generator[Records]:
-    """So many jobs at a time, each in a worker process with its share of torch's threads; records in order of their end.
+def in_processes(train: Train, jobs: Iterable[Job], processes: int) -> Generator[Records]:
+    """So many jobs at a time, each in a worker process with its share of torch's threads.
 
-    A worker that dies is reported, and what was under way goes on from its checkpoint. Whatever ends this ends the workers.
     Raises ValueError: workers die again and again; and what `train` raises.
     """
     warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
@@ -112,3 +118,84 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if late:
             signal.raise_signal(signal.SIGINT)
+
+
+def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float = 0) -> Generator[Records]:
+    """As many jobs at a time as a Ray cluster has room for, each on one thread, and on so much of one GPU.
+
+    address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here, with a
+        worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
+
+    Raises ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again and
+    again; and what `train` raises.
+    """
+    with connected(address) as ray:
+
+        @ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=MOST_DEATHS - 1)
+        def on_one_thread(job: Job) -> Records:
+            torch.set_num_threads(1)  # on whatever machine: a run's last digits follow from its threads
+            return train(job)
+
+        if not _room(ray, gpu_share):
+            needed = f"no room for a run on 1 processor and {gpu_share:g} GPUs"
+            has = "{CPU:g} processors and {GPU:g} GPUs".format_map({"CPU": 0, "GPU": 0} | ray.cluster_resources())
+            raise ValueError(f"the cluster {address} has {needed}: it has {has}")
+        jobs, under_way = iter(jobs), {}
+        try:
+            while True:
+                free = max(1, _room(ray, gpu_share)) - len(under_way)  # without any machine, one job waits for the next
+                for job in itertools.islice(jobs, max(0, free)):
+                    under_way[on_one_thread.remote(job)] = job
+                if not under_way:
+                    return
+                for reference in ray.wait(list(under_way), timeout=LOOK_AT_CLUSTER)[0]:
+                    job = under_way.pop(reference)
+                    try:
+                        records = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:
+                        raise error.cause from None  # as `train` raised it
+                    except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
+                        said = f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}"
+                        raise ValueError(said) from error
+                    yield records
+        finally:
+            for reference in under_way:
+                ray.cancel(reference, force=True)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[ModuleType]:
+    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does.
+
+    Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f"a cluster needs Ray, pip install 'shallowpaths[cluster]': {error}") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in the home folder
+        options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
+    host, _, port = address.rpartition(":")
+    try:
+        try:
+            if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
+                socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+            ray.init(address, **options)
+        except Exception as error:  # Ray raises a bare one where a cluster does not start in time
+            raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _room(ray: ModuleType, gpu_share: float) -> int:
+    """How many jobs the cluster's machines have room for now, if nobody else uses them."""
+    has = ray.cluster_resources()
+    processors, gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0))
+    return min(processors, gpus * int(1 / gpu_share)) if gpu_share else processors

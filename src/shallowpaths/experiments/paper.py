@@ -49,37 +49,14 @@ TABLE: tuple[Published, ...] = tuple(
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published cell, and what a reader's runs of that method at that depth came to.
-
-    `runs` are ours at every rate and seed, `best` is their best rate, chosen on the validation split where there is one,
-    `point` what the runs at it say together; None without runs, and where they do not train.
-    """
+    """A published cell, and what a reader's runs of that method at that depth, at every rate and seed, came to."""
 
     published: Published
     runs: tuple[RunRecord, ...]
-    best: BestRate | None
-    point: Point | None
-
-    @property
-    def outcome(self) -> str:
-        """Of ours: "trains", "does not train" (at no rate with all its seeds) or "not run"."""
-        return "not run" if not self.runs else "trains" if self.point else "does not train"
-
-    @property
-    def verdict(self) -> str:
-        """"reproduced" if our outcome is the paper's, "differs", or "not run"."""
-        expected = "does not train" if self.published.accuracy is None else "trains"
-        return "not run" if not self.runs else "reproduced" if self.outcome == expected else "differs"
-
-
-def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
-    """Every cell of the paper's table with the records that belong to it.
-
-    Those that it has no row for, or whose scalars have a rate or a penalty of their own, are left aside.
-    Raises ValueError: records of one cell differ in more than rate and seed.
-    """
-    usual = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
-    return [_compared(cell, usual) for cell in TABLE]
+    best: BestRate | None  # chosen on the validation split where there is one; None without runs
+    point: Point | None  # what the runs at the best rate say together, if they train
+    outcome: str  # "trains", "does not train" (at no rate with all its seeds) or "not run"
+    verdict: str  # "reproduced" if our outcome is the paper's, "differs" or "not run"
 
 
 def trains(record: RunRecord) -> bool:
@@ -87,12 +64,22 @@ def trains(record: RunRecord) -> bool:
     return final_train_loss(record) < TRAINS_BELOW
 
 
+def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
+    """Every cell of the paper's table with the records that belong to it. Raises ValueError: those differ in more than rate
+    and seed. Records without a row, or whose scalars have a rate or a penalty of their own, are left aside.
+    """
+    usual = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
+    return [_compared(cell, usual) for cell in TABLE]
+
+
 def _compared(cell: Published, records: list[RunRecord]) -> Comparison:
     own = cell.recipe, cell.l2, cell.depth
     runs = tuple(r for r in records if (r.config.recipe, r.config.l2 > 0, r.config.depth) == own)
     if not runs:
-        return Comparison(cell, runs, None, None)
+        return Comparison(cell, runs, None, None, "not run", "not run")
     best = best_rate(runs, validation_error if all(r.config.validation for r in runs) else final_train_loss)
     at_best = [r for r in runs if r.config.effective_learning_rate == best.effective_rate]
     point = summarise(at_best) if at_best else None
-    return Comparison(cell, runs, best, point if point and point.train_loss < TRAINS_BELOW else None)
+    trained = point is not None and point.train_loss < TRAINS_BELOW
+    verdict = "reproduced" if trained == (cell.accuracy is not None) else "differs"
+    return Comparison(cell, runs, best, point if trained else None, "trains" if trained else "does not train", verdict)

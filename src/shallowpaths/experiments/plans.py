@@ -54,7 +54,8 @@ def _plan(content: dict[str, Any]) -> Plan:
         raise ValueError("grid is no list of tables: write [[grid]], with two brackets")
     for number, table in enumerate(tables, start=1):
         settings = _merged(common, _known(table, SETTINGS, f"[[grid]] number {number}"))
-        configs += [_config(dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
+        make = RunConfig.at_effective_rate if "effective_learning_rate" in settings else RunConfig
+        configs += [make(**dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
     if not configs:
         raise ValueError("it holds no run: give it a [[grid]]")
     return Plan(" ".join(str(content.get("description", "")).split()), tuple(configs))
@@ -82,10 +83,6 @@ def _rates(value: Any) -> list[float]:
     if low > high:
         raise ValueError(f"rate {value!r}: the range is empty, its lower end comes first")
     return [2.0**k for k in range(low, high + 1)]
-
-
-def _config(settings: dict[str, Any]) -> RunConfig:
-    return (RunConfig.at_effective_rate if "effective_learning_rate" in settings else RunConfig)(**settings)
 
 
 def _known(table: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:

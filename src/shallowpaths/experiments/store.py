@@ -12,16 +12,15 @@ from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
 log = logging.getLogger(__name__)
-
 FILE_NAME = "records.jsonl"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.jsonl")))
 
 
 class Store:
-    """A file of run records, one JSON line each: at a path that ends in .jsonl, or records.jsonl in a folder. Made when needed.
+    """A file of run records, one JSON line each: at a path that ends in .jsonl, or records.jsonl in a folder; made if needed.
 
-    One process owns a store at a time: it holds the lock beside it from `with store:` to its end, or for the length of a call.
+    One process owns a store at a time: it holds the lock beside it from `with store:` to its end, or for a call's length.
     Raises ValueError: it cannot be written, is no plain file, or, here and in every method, another process uses it.
     """
 
@@ -49,10 +48,7 @@ class Store:
         self._lock.release()
 
     def append(self, *records: RunRecord) -> None:
-        """Add records; when this returns, they are on the disk.
-
-        Raises ValueError, with their lines, where they cannot be written. The file is then as it was.
-        """
+        """Add records, on the disk when this returns; or a ValueError has their lines, and the file is as it was."""
         text = b"".join(record.to_json().encode() + b"\n" for record in records)
         try:
             with self, self.path.open("rb+", buffering=0) as file:
@@ -69,10 +65,8 @@ class Store:
                         file.truncate(end)
                     raise
         except OSError as error:
-            raise ValueError(
-                f"{len(records)} finished runs cannot be written to {self.path} ({error.strerror or error}). "
-                f"Make room and add these lines to it:\n{text.decode()}"
-            ) from error
+            said = f"{len(records)} finished runs cannot be written to {self.path} ({error.strerror or error})"
+            raise ValueError(f"{said}. Make room and add these lines to it:\n{text.decode()}") from error
 
     def load(self) -> list[RunRecord]:
         """`load_records` of the store's file."""
@@ -83,8 +77,7 @@ class Store:
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
     """The records of a store's file or folder, one for each run, in order: of several with one config the first.
 
-    Lines that are no records, and runs that stand twice, are reported in a warning and passed over.
-    Raises ValueError: the file cannot be read.
+    Other lines are passed over with a warning. Raises ValueError: the file cannot be read.
     """
     records, first_line, file = [], {}, _plain_file(path)
     try:

@@ -12,9 +12,8 @@ import torch
 from tqdm import tqdm
 
 from shallowpaths._device import resolve_device
-from shallowpaths.experiments.cluster import in_cluster
 from shallowpaths.experiments.costs import TRAINING_IMAGES, work
-from shallowpaths.experiments.execution import Job, Records, in_processes
+from shallowpaths.experiments.execution import Job, Records, in_cluster, in_processes
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import number, whole
 from shallowpaths.training import checkpoints, distributed
@@ -32,17 +31,16 @@ def sweep(
     """Train every config and return the records in the same order.
 
     Args:
-        store: where records are kept (see `Store`). A config whose record is there is not run again, each new record is on
-            the disk before the next run starts, and long runs are saved: an interrupted sweep goes on where it stopped.
+        store: keeps the records (see `Store`). Whose record is there is not run again, and long runs are saved in between.
         data_folder, progress, workers: as in `train`.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads.
         lanes: so many runs that differ in learning rate and seed only, as one; each step is the same to rounding.
-        cluster: the address of a Ray cluster that does the runs instead (see `experiments.cluster`). A run that is lost with
-            its worker begins again where that does not see the store's folder. A device "auto" is this machine's.
+        cluster: the address of a Ray cluster that does the runs instead (see `in_cluster`). A run that is lost with its
+            worker begins again where that does not see the store's folder. A device "auto" is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
 
-    Raises ValueError: what `check` and `in_cluster` refuse; the store cannot be written or is in use; fewer than 1 process or
-    lane, or more under torchrun; processes and a cluster.
+    Raises ValueError: what `check` and `in_cluster` refuse; the store cannot be written or is in use; fewer than 1 process
+    or lane, or more under torchrun; processes and a cluster.
     """
     whole("lanes", lanes)
     whole("processes", processes)
@@ -84,9 +82,7 @@ def sweep(
 def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConfig]:
     """The configs with their devices resolved; one that is named need not be of this machine, if they run `elsewhere`.
 
-    Raises:
-        ValueError: a config stands twice in the list, or cannot be trained on its data set (`RunConfig.split`).
-        TypeError: what stands in it is no RunConfig.
+    Raises ValueError: one stands twice, or cannot be trained on its data set (`RunConfig.split`); TypeError: no RunConfig.
     """
     wanted = only_configs(configs)
     here = {d: resolve_device(d).type for d in {c.device for c in wanted} if d == "auto" or not elsewhere}

@@ -32,27 +32,23 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
     configs = [group[0].config.to_dict() for group in groups]
     differ = {s for s in configs[0] if len({str(c[s]) for c in configs}) > 1} - {"learning_rate", "seed"}
     settings = [s for s in dict.fromkeys((*FIRST, *configs[0])) if s in differ | {"recipe", "depth"}]
+    accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
     for group, config in zip(groups, configs, strict=True):
-        name = tuple(str(config[s]) for s in settings)
+        name = {HEADINGS.get(s, s): str(config[s]) for s in settings}
         at_rates = {rate: summarise(runs, best) for rate, runs in by_rate(group).items()}
         for rate, point in at_rates.items():
-            counts = str(point.finished + point.diverged), str(point.diverged)
-            points.append((*name, f"{rate:.4g}", _percent(point), f"{point.train_loss:.4f}", *counts))
+            row = {"effective rate": f"{rate:.4g}", accuracy: _percent(point), "train loss": f"{point.train_loss:.4f}"}
+            points.append(name | row | {"runs": point.finished + point.diverged, "diverged": point.diverged})
         chosen, by = best_rate(group), "training loss"
         if config["validation"]:
             chosen, by = best_rate(group, validation_error), "validation accuracy"
-        choice = "-", "-", "-", "-", "every rate diverged"
+        row = {"best effective rate": "-", "as good": "-", "on edge": "-", accuracy: "-", "chosen by": "every rate diverged"}
         if chosen.effective_rate is not None:
-            rates = f"{chosen.effective_rate:.4g}", "{:.4g} .. {:.4g}".format(*chosen.as_good)
-            choice = *rates, chosen.on_edge or "no", _percent(at_rates[chosen.effective_rate]), by
-        choices.append((*name, *choice))
+            good, percent = "{:.4g} .. {:.4g}".format(*chosen.as_good), _percent(at_rates[chosen.effective_rate])
+            row = dict(zip(row, (f"{chosen.effective_rate:.4g}", good, chosen.on_edge or "no", percent, by), strict=True))
+        choices.append(name | row)
         on_edge += chosen.on_edge is not None
-    names = [HEADINGS.get(s, s) for s in settings]
-    accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
-    parts = [
-        _text(points, [*names, "effective rate", accuracy, "train loss", "runs", "diverged"]),
-        _text(choices, [*names, "best effective rate", "as good", "on edge", accuracy, "chosen by"]),
-    ]
+    parts = [_text(points, "keys"), _text(choices, "keys")]
     if on_edge:
         said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond"
         parts.append(f"{said}: try larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
