@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -32,10 +32,10 @@ CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_r
 
 def measure_step_over_bare(device: torch.device) -> Measured:
     """Our images per second over those of the same step on one fixed batch, with nothing around it."""
-    ours = StepRun(CONFIG, random_images(device))
+    ours = StepRun(CONFIG, device)
     ours.take()  # it compiles and records, where that is the default
     batch = ours.step.batch(*(part[0] for part in ours.batches))
-    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, *batch)
+    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, device, *batch)
     with arithmetic(device, ours.step.options.tf32, ours.step.options.deterministic):
         repeated = (ours.step.recorded and recorded(bare, ())) or bare
         return ratio(repeated, ours.take, device, "WRN-16-1, batch 128", pairs=6 * PAIRS)
@@ -43,22 +43,17 @@ def measure_step_over_bare(device: torch.device) -> Measured:
 
 def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
     """Our images per second over the usual loop's: DataLoader, two workers, torchvision's transforms, eager float32."""
-    data = random_images(device)
     config, steps, warm = CONFIG.replace(width=width), 10, 4
-    ours, network = StepRun(config, data), build(config, data.image_shape, data.classes).to(device).train()
+    ours = StepRun(config, device)
+    network = build(config, ours.step.data.image_shape, ours.step.data.classes).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    pictures = Pictures(data.to("cpu"), (steps + warm) * config.batch_size)
-    ratios = []
-
-    def take(batches: Iterable[list[Tensor]]) -> None:
-        for images, labels in batches:
-            _plain_step(network, optimizer, images.to(device), labels.to(device))
-
+    step = partial(_plain_step, network, optimizer, device)
+    pictures, ratios = Pictures(ours.step.data, (steps + warm) * config.batch_size), []
     for _ in range(PAIRS):
         loader = torch.utils.data.DataLoader(pictures, config.batch_size, shuffle=True, num_workers=2)
-        batches = iter(loader)  # its workers end with it, so they do not disturb our turn
-        take(itertools.islice(batches, warm))
-        usual = seconds(partial(take, batches), device) / steps
+        steps_taken = itertools.starmap(step, loader)  # its workers end with it, so they do not disturb our turn
+        list(itertools.islice(steps_taken, warm))
+        usual = seconds(partial(list, steps_taken), device) / steps
         ours.take()
         ratios.append(usual / seconds(ours.take, device, steps))
     return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
@@ -69,23 +64,19 @@ def measure_augment_over_torchvision(device: torch.device) -> Measured:
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ours = StepRun(CONFIG, random_images(device))
-        pictures = Pictures(ours.step.data.to("cpu"), BATCHES * CONFIG.batch_size)
-
-        def make_batches() -> None:
-            for part in zip(*(part[:BATCHES] for part in ours.batches), strict=True):
-                ours.step.batch(*part)
-
-        return ratio(lambda: list(pictures), make_batches, device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
+        ours = StepRun(CONFIG, device)
+        pictures = Pictures(ours.step.data, BATCHES * CONFIG.batch_size)
+        parts = list(zip(*(part[:BATCHES] for part in ours.batches), strict=True))
+        work = (lambda: list(pictures)), (lambda: [ours.step.batch(*part) for part in parts])
+        return ratio(*work, device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
     finally:
         torch.set_num_threads(count)
 
 
 def measure_two(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS, eager: bool = False) -> Measured:
     """Seconds of a step, for each block, with the settings `above`, perhaps in eager mode, over those with `below`."""
-    data, options = random_images(device), default_options(device)
-    options = dataclasses.replace(options, compiled=False, graph=False) if eager else options
-    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
+    options = dataclasses.replace(default_options(device), **({"compiled": False, "graph": False} if eager else {}))
+    one, other = StepRun(CONFIG.replace(**above), device, options), StepRun(CONFIG.replace(**below), device)
     what = f"WRN-{one.config.depth}-1, batch {one.config.batch_size}"
     value, detail = ratio(one.take, other.take, device, what, pairs)
     return value * other.config.blocks / one.config.blocks, detail
@@ -95,29 +86,26 @@ def measure_compile(device: str, depth: int) -> float:
     """First step less a steady step, seconds, compiled without any cache. For a process of its own."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        where = torch.device(device)
-        run = StepRun(CONFIG.replace(depth=depth, batch_size=16), random_images(where), StepOptions(compiled=True))
-        first, *later = (seconds(run.take, where) for _ in range(3))
+        run = StepRun(CONFIG.replace(depth=depth, batch_size=16), torch.device(device), StepOptions(compiled=True))
+        first, *later = (seconds(run.take, torch.device(device)) for _ in range(3))
         return first - min(later)
 
 
-def measure_lanes(device: torch.device, batch: int) -> Measured:
-    """Seconds of a step of eight lanes over those of one run's step."""
-    data, config, lanes = random_images(device), CONFIG.replace(batch_size=batch), 8
-    one = StepRun(config, data)
-    many = LaneRuns([config.replace(seed=s) for s in range(lanes)], data)
+def measure_lanes(device: torch.device, batch: int, lanes: int = 8) -> Measured:
+    """Seconds of a step of so many lanes over those of one run's step."""
+    one = StepRun(CONFIG.replace(batch_size=batch), device)
+    many = LaneRuns([one.config.replace(seed=s) for s in range(lanes)], one.step.data)
     batch_of_each = [torch.stack([part[0]] * lanes) for part in one.batches]
-    rates = torch.full((lanes,), config.learning_rate, device=device)
+    rates = torch.full((lanes,), one.config.learning_rate, device=device)
     value, detail = ratio(lambda: many.take(*batch_of_each, rates), one.take, device, f"batch {batch}", pairs=4)
     return value, f"{detail}; one after the other costs {lanes}"
 
 
 def measure_achieved_flops(device: torch.device) -> Measured:
     """The step's floating-point operations per second over those of a large matrix product on this device."""
-    run = StepRun(CONFIG, random_images(device))
-    run.take()
+    run = StepRun(CONFIG, device)
     with FlopCounterMode(display=False) as counter:
-        StepRun(CONFIG, run.step.data, StepOptions()).take()
+        StepRun(CONFIG, device, StepOptions()).take()
     size = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     step, product = counter.get_total_flops(), 2 * size**3
@@ -127,16 +115,18 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     return value * step / product, detail
 
 
-def _plain_step(network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> tuple[()]:
-    optimizer.zero_grad()
-    F.cross_entropy(network(images), labels).backward()
-    optimizer.step()
-    return ()
-
-
 def random_images(device: torch.device) -> Dataset:
     """A data set of CIFAR-10's shape."""
     return noise("cifar10", IMAGES).to(device)
+
+
+def _plain_step(
+    network: nn.Module, optimizer: torch.optim.SGD, device: torch.device, images: Tensor, labels: Tensor
+) -> tuple[()]:
+    optimizer.zero_grad()
+    F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
+    optimizer.step()
+    return ()
 
 
 def seconds(work: Work, device: torch.device, times: int = 1) -> float:
@@ -150,13 +140,13 @@ def seconds(work: Work, device: torch.device, times: int = 1) -> float:
 
 
 class StepRun:
-    """A run's steps, one at a time."""
+    """A run's steps on random images, one at a time."""
 
-    def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
-        run = Run(config, data, options=options)
+    def __init__(self, config: RunConfig, device: torch.device, options: StepOptions | None = None):
+        run = Run(config, random_images(device), options=options)
         run.network.train()
         self.config, self.step, self.number = config, run.step, 0
-        self.batches = run.timetables[0].batches(0, data)
+        self.batches = run.timetables[0].batches(0, run.step.data)
 
     def take(self) -> None:
         """The next step."""
@@ -170,7 +160,7 @@ class Pictures(torch.utils.data.Dataset):
     def __init__(self, data: Dataset, count: int):
         from PIL import Image  # torchvision brings it
 
-        transforms, self.open = import_torchvision("transforms"), Image.fromarray
+        data, transforms, self.open = data.to("cpu"), import_torchvision("transforms"), Image.fromarray
         self.pixels = data.train_images[:count].permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
