@@ -5,7 +5,7 @@ import types
 import pytest
 
 from shallowpaths.experiments import costs, plans
-from shallowpaths.experiments.costs import operations_per_image, predicted_seconds, steps_of, work
+from shallowpaths.experiments.costs import operations_per_image, predicted_seconds, steps_of
 from shallowpaths.experiments.plans import read_plan
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training.config import RunConfig
@@ -176,14 +176,6 @@ def test_the_cost_model_knows_the_data_sets():
     held = digits.hold_out(0.1)
     config = RunConfig(validation=0.1)
     assert steps_of(config) == config.total_steps(len(held.train_images))
-
-
-def test_work_grows_with_depth_epochs_and_width():
-    base = RunConfig()
-    assert work(base.replace(epochs=10)) == pytest.approx(2 * work(base), rel=1e-2)
-    assert work(base.replace(depth=100)) == pytest.approx(8 * work(base), rel=0.1)
-    assert work(base.replace(width=4)) > 4 * work(base)
-    assert work(base.replace(batch_size=8)) > work(base), "the same images in more steps"
 
 
 def test_a_prediction_for_what_does_not_fit_in_memory_is_refused_by_name():

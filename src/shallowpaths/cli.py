@@ -23,8 +23,8 @@ DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefold
 WORKERS_HELP = "Processes that decode an imagefolder's images; 0 decodes in the one that trains."
 LANES_HELP = "Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so."
 CLUSTER_HELP = (
-    'Run on the Ray cluster at HOST:PORT, or "auto" for the one that this machine belongs to, or "local" for one of this '
-    "machine alone. All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
+    'Run on the Ray cluster at HOST:PORT, "auto": that which this machine belongs to, "local": one of this machine alone. '
+    "All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
 )
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
 _workers = click.option("--workers", type=click.IntRange(min=0), default=0, help=WORKERS_HELP)
@@ -56,7 +56,7 @@ class _Commands(click.Group):
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """The first Ctrl-C is a KeyboardInterrupt, a second one ends the process at once: what is to be kept is on the disk."""
+    """A first Ctrl-C is a KeyboardInterrupt, a second one ends the process: what is to be kept is on the disk."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     raise KeyboardInterrupt
 
@@ -69,8 +69,7 @@ def main() -> None:
 
 def _run_options(command: Callable) -> Callable:
     """One option for each setting of a RunConfig, with its default; the help is the setting's own documentation."""
-    lines = (line.strip().partition(": ") for line in (RunConfig.__doc__ or "").splitlines())
-    says = {name: text for name, _, text in lines}
+    says = dict(line.strip().split(": ", 1) for line in (RunConfig.__doc__ or "").splitlines() if ": " in line)
     says["learning_rate"] += f" [{RunConfig.learning_rate}]"
     for setting in reversed(dataclasses.fields(RunConfig)):
         kind = next((k for k in typing.get_args(setting.type) if k is not type(None)), setting.type)
@@ -84,7 +83,7 @@ def _run_options(command: Callable) -> Callable:
 
 @main.command()
 @_run_options
-@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), instead of --learning-rate.")
+@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum); or --learning-rate.")
 @_data_folder
 @_workers
 @click.option("--store", help="Keep the record in this .jsonl file, or in this folder.")
@@ -158,7 +157,8 @@ def list_records(store: Path, best: int | None) -> None:
         return
     path = store / FILE_NAME if store.is_dir() else store
     if not path.is_file():
-        raise ValueError(f'{path} is no file: give a sweep\'s folder or file, or "shipped" for the package\'s own records')
+        said = 'is no file: give a sweep\'s folder or file, or "shipped" for the package\'s own records'
+        raise ValueError(f"{path} {said}")
     click.echo(tables.describe(load_records(path), best))
 
 
@@ -194,7 +194,7 @@ def list_recipes() -> None:
 
 @main.command("bench")
 @click.option("--device", type=DEVICE, default="auto", help="Where to measure.")
-@click.option("--output", type=PATH, default=Path("_build/bench.json"), help="Where to write the rows, as a list in JSON.")
+@click.option("--output", type=PATH, default=Path("_build/bench.json"), help="Where to write the rows as JSON.")
 @click.option("--only", multiple=True, metavar="NAME", help="Measure this row only; may be given several times.")
 def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
     """Measure what the package's own work costs, row by row, against its targets."""
@@ -204,7 +204,6 @@ def run_bench(device: str, output: Path, only: tuple[str, ...]) -> None:
         raise ValueError(f"--output {output} is no plain file")
     output.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output.parent).close()  # so that no hour of measuring ends in an error
-    results, says = bench.run(only, device), {True: "yes", False: "no", None: ""}
-    rows = [r | {"value": f"{r['value']:.3f}", "target": r["target"] or "", "holds": says[r["holds"]]} for r in results]
-    click.echo(tabulate(rows, headers="keys", disable_numparse=True))
+    results = bench.run(only, device)
+    click.echo(tabulate(results, headers="keys", floatfmt=".3f"))
     output.write_text(json.dumps(results, indent=1) + "\n")

@@ -115,11 +115,6 @@ def measure_achieved_flops(device: torch.device) -> Measured:
     return value * step / product, detail
 
 
-def random_images(device: torch.device) -> Dataset:
-    """A data set of CIFAR-10's shape."""
-    return noise("cifar10", IMAGES).to(device)
-
-
 def _plain_step(
     network: nn.Module, optimizer: torch.optim.SGD, device: torch.device, images: Tensor, labels: Tensor
 ) -> tuple[()]:
@@ -143,7 +138,7 @@ class StepRun:
     """A run's steps on random images, one at a time."""
 
     def __init__(self, config: RunConfig, device: torch.device, options: StepOptions | None = None):
-        run = Run(config, random_images(device), options=options)
+        run = Run(config, noise("cifar10", IMAGES).to(device), options=options)
         run.network.train()
         self.config, self.step, self.number = config, run.step, 0
         self.batches = run.timetables[0].batches(0, run.step.data)

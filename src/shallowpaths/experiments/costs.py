@@ -17,7 +17,6 @@ TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000, "
 PROBES = {"wide-resnet": (16, 8, 64), "residual-mlp": (16, 8, 64), "resnet50-v2": (50, 2, 8)}  # depth and two batches
 PROBE_STEPS = 4
 BACKWARD = 3  # a training step costs about three forward passes
-OVERHEAD = 2e6  # operations that a block of any size could have done while it is being started
 
 
 def steps_of(config: RunConfig) -> int:
@@ -50,11 +49,6 @@ def operations(config: RunConfig) -> float:
     return BACKWARD * steps_of(config) * config.batch_size * operations_per_image(config)
 
 
-def work(config: RunConfig) -> float:
-    """Operations of a run, with what its blocks cost by being started at all, by which runs compare on any device."""
-    return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
-
-
 def describe_costs(configs: Iterable[RunConfig]) -> str:
     """What runs would cost here, part by part, as text."""
     configs, parts, rows = list(configs), {}, []
@@ -80,8 +74,9 @@ def _duration(seconds: float) -> str:
 
 
 def predicted_seconds(config: RunConfig) -> float:
-    """How long a run takes on this machine, from steps, taken now, of a small network of its kind at two batches: seconds are
-    taken as linear in the batch and proportional to the blocks. Reading an imagefolder is not counted.
+    """How long a run takes on this machine, from steps, taken now, of a small network of its kind at two batches.
+
+    Linear in the batch and proportional to the blocks. Reading an imagefolder is not counted.
     """
     depth, few, many = PROBES[config.network]
     kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}

@@ -1,7 +1,7 @@
-"""The jobs of a sweep, several at a time: by worker processes, or by a Ray cluster. A job is configs that are trained together.
+"""The jobs of a sweep, each of configs that are trained together, several at a time: by processes, or by a Ray cluster.
 
-As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it; it gives each job's
-records as that ends. A job that is lost with its worker is done again. Whatever ends the generator ends the jobs.
+As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it; it gives a job's
+records when that ends, and does it again if it is lost with its worker. Whatever ends the generator ends the jobs.
 """
 
 import contextlib
@@ -62,19 +62,18 @@ def in_processes(train: Train, jobs: Iterable[Job], processes: int) -> Generator
                 pool.shutdown(kill_workers=True)
                 if deaths == MOST_DEATHS:
                     said = "worker processes died one after the other, of too little memory perhaps"
-                    raise ValueError(f"{deaths} {said}: {names_of(under_way.values())}")
+                    raise ValueError(f"{deaths} {said}: {_names(under_way.values())}")
                 jobs, under_way, pool = itertools.chain(list(under_way.values()), jobs), {}, _pool(processes)
     finally:
         pool.shutdown(kill_workers=True)
 
 
-def names_of(jobs: Iterable[Job]) -> str:
-    """The jobs' architectures, for a message."""
+def _names(jobs: Iterable[Job]) -> str:
     return "; ".join(f"{c.recipe}, depth {c.depth}, batch_size {c.batch_size}" for c, *_ in jobs)
 
 
 def _pool(processes: int) -> ProcessPoolExecutor:
-    share = max(1, torch.get_num_threads() // processes)  # where there are fewer jobs too: last digits follow from threads
+    share = max(1, torch.get_num_threads() // processes)  # with fewer jobs too: last digits follow from threads
     return ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(), share))
 
 
@@ -123,11 +122,11 @@ def _without_interrupts() -> Iterator[None]:
 def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float = 0) -> Generator[Records]:
     """As many jobs at a time as a Ray cluster has room for, each on one thread, and on so much of one GPU.
 
-    address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here, with a
-        worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
+    address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here, with
+        a worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
 
-    Raises ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again and
-    again; and what `train` raises.
+    Raises ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again
+    and again; and what `train` raises.
     """
     with connected(address) as ray:
 
@@ -155,7 +154,7 @@ def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float
                     except ray.exceptions.RayTaskError as error:
                         raise error.cause from None  # as `train` raised it
                     except ray.exceptions.RayError as error:  # of a worker or machine that was lost once too often
-                        said = f"a run was lost {MOST_DEATHS} times, {names_of([job])}: {str(error).splitlines()[0]}"
+                        said = f"a run was lost {MOST_DEATHS} times, {_names([job])}: {str(error).splitlines()[0]}"
                         raise ValueError(said) from error
                     yield records
         finally:
@@ -165,17 +164,20 @@ def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
-    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does.
-
-    Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder.
-    """
+    """Ray, connected until the end of this block, which ends a cluster that it started. Raises as `in_cluster` does."""
     try:
         import ray
     except ImportError as error:
         raise ValueError(f"a cluster needs Ray, pip install 'shallowpaths[cluster]': {error}") from error
-    if ray.is_initialized():
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.callback(ray.shutdown)
+            _connect(ray, address)
         yield ray
-        return
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    """Without reports to Ray's makers, without the workers' logs on this terminal or anything in the home folder."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
@@ -183,15 +185,11 @@ def connected(address: str) -> Iterator[ModuleType]:
         options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False}
     host, _, port = address.rpartition(":")
     try:
-        try:
-            if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
-                socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-            ray.init(address, **options)
-        except Exception as error:  # Ray raises a bare one where a cluster does not start in time
-            raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
-        yield ray
-    finally:
-        ray.shutdown()
+        if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        ray.init(address, **options)
+    except Exception as error:  # Ray raises a bare one where a cluster does not start in time
+        raise ValueError(f"the cluster {address} cannot be reached: {error}") from error
 
 
 def _room(ray: ModuleType, gpu_share: float) -> int:

@@ -31,30 +31,22 @@ class Point:
 
 
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
-    """One Point from the runs of one setting; the accuracy over the `best` so many of them ("5 of 7" [protocol]), or all.
-
-    Raises ValueError: no record was given, or `best` is below 1.
-    """
+    """A setting's Point, of accuracy over the `best` so many runs, or all. Raises ValueError: no record, or `best` below 1."""
     if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
     if best is not None and best < 1:
         raise ValueError(f"best {best} must be at least 1")
     accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
     taken = sorted(accuracies, reverse=True)[:best]
-    return Point(
-        statistics.fmean(taken) if taken else None,
-        statistics.stdev(taken) if len(taken) > 1 else None,
-        statistics.fmean(r.train_loss for r in runs),
-        len(accuracies),
-        len(runs) - len(accuracies),
-    )
+    mean, deviation = statistics.fmean(taken) if taken else None, statistics.stdev(taken) if len(taken) > 1 else None
+    train_loss = statistics.fmean(r.train_loss for r in runs)
+    return Point(mean, deviation, train_loss, len(accuracies), len(runs) - len(accuracies))
 
 
 def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
-    """The records whose configs have all of these settings, in their order. Raises ValueError: a setting is unknown.
+    """The records whose configs have these settings, in their order; of a list, set or range of values any one.
 
-    settings: of RunConfig, or `effective_learning_rate`; a list, set or range of values stands for any of them. Numbers may
-        differ by rounding.
+    Numbers may differ by rounding. Raises ValueError: a setting is unknown.
     """
     found = list(records)
     for name, value in settings.items():
@@ -94,10 +86,9 @@ def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
 class BestRate:
     """The best learning rate of a grid; rates are effective ones, None if no rate trained.
 
-    `as_good` are the smallest and the largest whose mean lies within one standard error of the best: that of the mean over
-    seeds, or of a single run's validation error sqrt(p (1 - p) / n) for n images held out. `between_rates` is the minimum of
-    a parabola through the best rate and its neighbours, in the logarithms of rate and criterion; the best rate itself on an
-    edge or beside a rate that is not stable.
+    `as_good` are the smallest and the largest within one standard error of the best: that of the mean over seeds, or of one
+    run's validation error sqrt(p (1 - p) / n) for n images held out. `between_rates` is the minimum of a parabola through
+    the best rate and its neighbours, in the logarithms of rate and criterion; the best rate on an edge or beside failure.
     """
 
     effective_rate: float | None
@@ -114,7 +105,7 @@ def final_train_loss(record: RunRecord) -> float:
 
 
 def validation_error(record: RunRecord) -> float:
-    """Wrong share of the validation split in the end, infinite for a diverged run. Raises ValueError: none was held out."""
+    """The wrong share of the validation split, infinite for a diverged run. Raises ValueError: there is no split."""
     if record.outcome == "finished" and record.validation_accuracy is None:
         raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
     return math.inf if record.outcome == "diverged" else 1 - record.validation_accuracy
@@ -123,10 +114,10 @@ def validation_error(record: RunRecord) -> float:
 def best_rate(
     records: Iterable[RunRecord], criterion: Criterion = final_train_loss, stable_below: float = math.inf
 ) -> BestRate:
-    """The rate with the smallest mean criterion, of records that differ in learning rate and seed only; else a ValueError.
+    """The rate with the smallest mean criterion; records that differ in more than rate and seed are a ValueError.
 
-    stable_below: a run is stable if its criterion is below this, for example 90 % of what guessing has: 0.9 ln(10) of the
-        training loss, STABLE_ERROR of the validation error.
+    A run is stable if its criterion is below `stable_below`, for example 90 % of what guessing has: 0.9 ln(10) of the
+    training loss, STABLE_ERROR of the validation error.
     """
     runs_at = by_rate(records)
     if len(by_setting(itertools.chain(*runs_at.values()))) > 1:
@@ -164,7 +155,7 @@ def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float
 
 
 def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
-    """The smallest effective rate whose final training loss is `loss`, between the grid's rates, in the logarithms of both.
+    """The smallest effective rate whose final training loss is `loss`, interpolated in the logarithms of both.
 
     Raises ValueError: the grid's smallest rate is below that loss already, or none reaches it; no record; a loss of 0.
     """
@@ -180,8 +171,8 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
 def steps_to_loss(record: RunRecord, loss: float) -> float:
     """Optimizer steps after which the training loss has come down to `loss`; infinite if it never does, or diverges.
 
-    An epoch's mean stands for the middle of its steps; in between the loss is taken as linear. It is the loss that is trained
-    on: of augmented images, with dropout. Raises ValueError: the first epoch's mean is not above `loss`, or `loss` not above 0.
+    An epoch's mean stands for the middle of its steps; in between the loss, of augmented images, is taken as linear.
+    Raises ValueError: the first epoch's mean is not above `loss`, or `loss` not above 0.
     """
     checks.number("loss", loss, above=0)
     if record.outcome == "diverged":
@@ -197,7 +188,7 @@ def steps_to_loss(record: RunRecord, loss: float) -> float:
 
 
 def _first_down_to(level: float, curve: Iterable[tuple[float, float]]) -> float:
-    """Where a curve first comes down to a level, linear between its points; infinite where it never does."""
+    """Where a curve, linear between its points, first comes down to a level; infinite where it never does."""
     for (start, above), (end, below) in itertools.pairwise(curve):
         if above >= level >= below and math.isfinite(above):
             return start if above == level else start + (end - start) * (above - level) / (above - below)
@@ -205,16 +196,15 @@ def _first_down_to(level: float, curve: Iterable[tuple[float, float]]) -> float:
 
 
 def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
-    """`best_rate` by `steps_to_loss`: its `loss` is the fewest steps, infinite where no rate gets there with all seeds."""
+    """`best_rate` by `steps_to_loss`: its `loss` is the steps, infinite where no rate gets there with all seeds."""
     return best_rate(records, lambda record: steps_to_loss(record, loss))
 
 
 def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
-    """(a, b), where a step on a batch of B images takes a B + b seconds: what an image costs, and what a step costs besides.
+    """(a, b), where a step on a batch of B images takes a B + b seconds, evaluation after the epochs included.
 
-    Least squares of the relative errors over the finished runs, neither cost below 0. A run's seconds, with the evaluation
-    after each epoch, are shared evenly by its steps. Raises ValueError: fewer than two batch sizes; several recipes, networks,
-    depths, widths or data sets; seconds that have measurements of curvature in them, or are 0.
+    Least squares of the relative errors over the finished runs, neither cost below 0. Raises ValueError: fewer than two
+    batch sizes; several recipes, networks, depths, widths or data sets; no seconds, or with measurements of curvature.
     """
     runs = [r for r in records if r.outcome == "finished"]
     for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):

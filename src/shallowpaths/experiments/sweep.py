@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from shallowpaths._device import resolve_device
-from shallowpaths.experiments.costs import TRAINING_IMAGES, work
+from shallowpaths.experiments.costs import TRAINING_IMAGES, operations, steps_of
 from shallowpaths.experiments.execution import Job, Records, in_cluster, in_processes
 from shallowpaths.experiments.store import Store
 from shallowpaths.theory.checks import number, whole
@@ -21,6 +21,8 @@ from shallowpaths.training.config import RunConfig, only_configs
 from shallowpaths.training.record import RunRecord
 from shallowpaths.training.runs import in_lanes
 from shallowpaths.training.train import train_lanes
+
+OVERHEAD = 6e6  # operations that a block of any size could have done while a step starts its parts
 
 
 def sweep(
@@ -56,7 +58,7 @@ def sweep(
         kept = None if store is None or not distributed.is_first() else stack.enter_context(Store(store))
         done = distributed.from_first({record.config.key: record for record in kept.load()} if kept else {})
         missing = [config for config in wanted if config.key not in done]
-        left = {config.key: round(work(config)) for config in missing}  # in whole numbers, whose sum is exact
+        left = {c.key: round(operations(c) + OVERHEAD * c.blocks * steps_of(c)) for c in missing}  # whole: an exact sum
         bar = stack.enter_context(_progress_bar(len(wanted), left, progress and distributed.is_first()))
         folder = distributed.from_first(kept.checkpoint_folder.absolute() if kept else None)
         if folder and missing:
