@@ -20,14 +20,12 @@ from shallowpaths.training.config import CHOICES, RunConfig
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
 DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
-WORKERS_HELP = "Processes that decode an imagefolder's images; 0 decodes in the one that trains."
-LANES_HELP = "Runs that differ in learning rate and seed only, trained as one. Pays where `shallowpaths bench` says so."
 CLUSTER_HELP = (
     'Run on the Ray cluster at HOST:PORT, "auto": that which this machine belongs to, "local": one of this machine alone. '
     "All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
 )
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
-_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help=WORKERS_HELP)
+_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode an imagefolder.")
 
 
 class _Commands(click.Group):
@@ -104,7 +102,7 @@ def train(store: str | None, data_folder: Path | None, workers: int, **settings:
 @click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
-@click.option("--lanes", type=COUNT, default=1, help=LANES_HELP)
+@click.option("--lanes", type=COUNT, default=1, help="Runs that differ in rate and seed only, trained as one; see bench.")
 @_workers
 @click.option("--device", type=DEVICE, help="Instead of the plan's.  [default: the plan's]")
 @_data_folder

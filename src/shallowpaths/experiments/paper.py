@@ -12,11 +12,7 @@ TRAINS_BELOW = 0.9 * math.log(10)  # the training loss below which a run trains:
 
 @dataclass(frozen=True)
 class Published:
-    """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper].
-
-    `best`, `lowest`, `highest` are the optimal learning rate and the range of those that are as good, as powers of 2. We read
-    them as effective rates, an inference. All numbers are None where the network could not be trained.
-    """
+    """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper]; no numbers where that did not train."""
 
     method: str  # in words
     recipe: str
@@ -24,8 +20,8 @@ class Published:
     depth: int
     accuracy: float | None = None  # of the test, in 0 .. 1
     deviation: float | None = None
-    best: int | None = None
-    lowest: int | None = None
+    best: int | None = None  # of the rates, as a power of 2; we read it as an effective one, an inference
+    lowest: int | None = None  # and highest: of those that are as good
     highest: int | None = None
 
 
@@ -65,8 +61,9 @@ def trains(record: RunRecord) -> bool:
 
 
 def beside_paper(records: Iterable[RunRecord]) -> list[Comparison]:
-    """Every cell of the paper's table with the records that belong to it. Raises ValueError: those differ in more than rate
-    and seed. Records without a row, or whose scalars have a rate or a penalty of their own, are left aside.
+    """Every cell of the paper's table with its records. Raises ValueError: those differ in more than rate and seed.
+
+    Records without a row, or whose scalars have a rate or a penalty of their own, are left aside.
     """
     usual = [r for r in records if r.config.alpha_rate == 1 and r.config.l2_on_scalars]
     return [_compared(cell, usual) for cell in TABLE]

@@ -31,7 +31,7 @@ class Point:
 
 
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
-    """A setting's Point, of accuracy over the `best` so many runs, or all. Raises ValueError: no record, or `best` below 1."""
+    """A setting's Point, accuracy of the `best` so many runs, or all. Raises ValueError: no record, `best` below 1."""
     if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
     if best is not None and best < 1:
@@ -209,8 +209,7 @@ def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
     runs = [r for r in records if r.outcome == "finished"]
     for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):
         if len(values := {getattr(r.config, name) for r in runs}) > 1:
-            said = ", ".join(map(str, sorted(values)))
-            raise ValueError(f"the runs differ in {name}, {said}: a step costs what it does for one")
+            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: a step costs one's")
     if any(r.config.curvature_images or r.seconds <= 0 for r in runs):
         raise ValueError("the seconds of a run must be those of its steps: above 0, without measurements of curvature")
     if len({r.config.batch_size for r in runs}) < 2:

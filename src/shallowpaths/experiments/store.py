@@ -77,13 +77,10 @@ class Store:
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
     """The records of a store's file or folder, one for each run, in order: of several with one config the first.
 
-    Other lines are passed over with a warning. Raises ValueError: the file cannot be read.
+    Other lines are passed over with a warning. Raises OSError: the file cannot be read.
     """
-    records, first_line, file = [], {}, _plain_file(path)
-    try:
-        lines = enumerate(file.read_bytes().split(b"\n"), start=1)
-    except OSError as error:
-        raise ValueError(f"the record store {file} cannot be read: {error.strerror or error}") from error
+    records, first_line = [], {}
+    lines = enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1)
     for number, line in ((number, line) for number, line in lines if line.strip()):
         try:
             record = RunRecord.from_json(line.decode())

@@ -77,7 +77,7 @@ def sweep(
                 for together in (keys, *([key] for key in keys)):
                     checkpoints.discard(checkpoints.path_of(folder, together))
             bar.update(sum(map(left.pop, keys)))
-            bar.set_description_str(_count(len(wanted), left))
+            bar.set_description_str(f"sweep: {len(wanted) - len(left)} of {len(wanted)} runs")
         return [done[config.key] for config in wanted]
 
 
@@ -111,10 +111,6 @@ def _trained(job: Job, folder: Path | None, **options: Any) -> Records:
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
     """Over the work that is left, so that the time left is right although one run may cost a hundred times another."""
-    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    said, form = f"sweep: {runs - len(left)} of {runs} runs", "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
     hidden = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # else TQDM_DISABLE decides
-    return tqdm(total=sum(left.values()), desc=_count(runs, left), smoothing=0, bar_format=form, **hidden)
-
-
-def _count(runs: int, left: dict[str, int]) -> str:
-    return f"sweep: {runs - len(left)} of {runs} runs"
+    return tqdm(total=sum(left.values()), desc=said, smoothing=0, bar_format=form, **hidden)

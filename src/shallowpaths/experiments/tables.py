@@ -13,8 +13,6 @@ from shallowpaths.experiments.records import Point, best_rate, by_rate, by_setti
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.record import RunRecord
 
-FIRST = ("recipe", "network", "depth", "width", "batch_size", "l2")  # of the settings that are shown
-HEADINGS = {"batch_size": "batch", "l2": "L2"}
 STAR = "* the best of the rates that were tried is the smallest or the largest of them"
 PAPER_COLUMNS = (
     "method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict",
@@ -23,18 +21,17 @@ _text = functools.partial(tabulate, disable_numparse=True)
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
-    """Every point, the best rate of each setting, a warning of optima on their grid's edge; of a study of the paper's depth
-    table also that, beside the paper. `best` as in `summarise`. Raises ValueError: there is no record.
+    """Every point, each setting's best rate, a warning of optima on their grid's edge, and a study of the paper's depth table
+    beside that. `best` as in `summarise`. Raises ValueError: there is no record.
     """
     if not (records := list(records)):
         raise ValueError("the store holds no record yet")
     groups, points, choices, on_edge = by_setting(records), [], [], 0
     configs = [group[0].config.to_dict() for group in groups]
     differ = {s for s in configs[0] if len({str(c[s]) for c in configs}) > 1} - {"learning_rate", "seed"}
-    settings = [s for s in dict.fromkeys((*FIRST, *configs[0])) if s in differ | {"recipe", "depth"}]
     accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
     for group, config in zip(groups, configs, strict=True):
-        name = {HEADINGS.get(s, s): str(config[s]) for s in settings}
+        name = {s: str(value) for s, value in config.items() if s in differ | {"recipe", "depth"}}
         at_rates = {rate: summarise(runs, best) for rate, runs in by_rate(group).items()}
         for rate, point in at_rates.items():
             row = {"effective rate": f"{rate:.4g}", accuracy: _percent(point), "train loss": f"{point.train_loss:.4f}"}
@@ -42,16 +39,17 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
         chosen, by = best_rate(group), "training loss"
         if config["validation"]:
             chosen, by = best_rate(group, validation_error), "validation accuracy"
-        row = {"best effective rate": "-", "as good": "-", "on edge": "-", accuracy: "-", "chosen by": "every rate diverged"}
-        if chosen.effective_rate is not None:
-            good, percent = "{:.4g} .. {:.4g}".format(*chosen.as_good), _percent(at_rates[chosen.effective_rate])
-            row = dict(zip(row, (f"{chosen.effective_rate:.4g}", good, chosen.on_edge or "no", percent, by), strict=True))
-        choices.append(name | row)
+        choice = "-", "-", "-", "-", "every rate diverged"
+        if (rate := chosen.effective_rate) is not None:
+            good = "{:.4g} .. {:.4g}".format(*chosen.as_good)
+            choice = f"{rate:.4g}", good, chosen.on_edge or "no", _percent(at_rates[rate]), by
+        columns = "best effective rate", "as good", "on edge", accuracy, "chosen by"
+        choices.append(name | dict(zip(columns, choice, strict=True)))
         on_edge += chosen.on_edge is not None
     parts = [_text(points, "keys"), _text(choices, "keys")]
     if on_edge:
-        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond"
-        parts.append(f"{said}: try larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
+        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: try"
+        parts.append(f"{said} larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
     with contextlib.suppress(ValueError):  # some cell of the paper's table has runs of several settings
         rows = paper_rows(records)
         if len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1:
@@ -62,7 +60,7 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
 def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
     """The paper's depth table beside the records', a row of PAPER_COLUMNS for each cell; see `paper.beside_paper`.
 
-    Rates are effective ones. One on the edge of the grid that was tried has a star: a better one may lie beyond.
+    Rates are effective ones. One on the edge of the grid that was tried has a star.
     """
     rows = []
     for cell in beside_paper(records):
@@ -72,10 +70,8 @@ def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
             theirs = f"{100 * paper.accuracy:.1f} ± {100 * paper.deviation:.1f}"
             rates = f"2^{paper.best} (2^{paper.lowest}..2^{paper.highest})"
         if cell.point is not None:
-            exponent = math.log2(best.effective_rate)
-            whole = math.isclose(exponent, round(exponent), abs_tol=1e-6)
             ours = _percent(cell.point)
-            rate = (f"2^{exponent:.0f}" if whole else f"{best.effective_rate:.3g}") + "*" * bool(best.on_edge)
+            rate = f"2^{math.log2(best.effective_rate):.3g}" + "*" * bool(best.on_edge)
         row = paper.method, str(paper.depth), theirs, rates, ours, rate, str(len(cell.runs)), cell.outcome, cell.verdict
         rows.append(row)
     return rows
@@ -100,11 +96,11 @@ def describe_run(record: RunRecord) -> str:
     """One run, line by line."""
     config = record.config
     shape = f"depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"
-    budget = f"{_budget(config)}, batch {config.batch_size}"
+    images = f"{record.train_images:,} training images"
     rows = [
         ("network", f"{config.network}, {shape}"),
         ("recipe", config.recipe),
-        ("data", f"{config.data}, {record.train_images:,} training images, {budget}"),
+        ("data", f"{config.data}, {images}, {_budget(config)}, batch {config.batch_size}"),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
     ]
