@@ -6,10 +6,9 @@ import json
 import signal
 import sys
 import tempfile
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 from tabulate import tabulate
@@ -20,12 +19,9 @@ from shallowpaths.training.config import CHOICES, RunConfig
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
 DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
-CLUSTER_HELP = (
-    'Run on the Ray cluster at HOST:PORT, "auto": that which this machine belongs to, "local": one of this machine alone. '
-    "All its machines need shallowpaths[cluster], and the images in the same --data-folder, a full path."
-)
+CLUSTER_HELP = 'A Ray cluster\'s HOST:PORT, "auto" for that of this machine, "local" for one of it alone; see the README.'
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
-_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode an imagefolder.")
+_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode images.")
 
 
 class _Commands(click.Group):
@@ -70,7 +66,7 @@ def _run_options(command: Callable) -> Callable:
     says = dict(line.strip().split(": ", 1) for line in (RunConfig.__doc__ or "").splitlines() if ": " in line)
     says["learning_rate"] += f" [{RunConfig.learning_rate}]"
     for setting in reversed(dataclasses.fields(RunConfig)):
-        kind = next((k for k in typing.get_args(setting.type) if k is not type(None)), setting.type)
+        kind = next((k for k in get_args(setting.type) if k is not type(None)), setting.type)
         kind = click.Choice(CHOICES[setting.name]) if setting.name in CHOICES else kind
         flag = setting.name.replace("_", "-")
         flags, more = (f"--{flag}/--no-{flag}", {}) if kind is bool else (f"--{flag}", {"type": kind})
@@ -102,7 +98,7 @@ def train(store: str | None, data_folder: Path | None, workers: int, **settings:
 @click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
-@click.option("--lanes", type=COUNT, default=1, help="Runs that differ in rate and seed only, trained as one; see bench.")
+@click.option("--lanes", type=COUNT, default=1, help="Runs that differ in rate and seed alone, trained as one.")
 @_workers
 @click.option("--device", type=DEVICE, help="Instead of the plan's.  [default: the plan's]")
 @_data_folder
@@ -132,8 +128,8 @@ def run_sweep(plan: str, store: str | None, dry_run: bool, device: str | None, *
         sys.exit(130)
     if distributed.is_first():
         diverged = sum(r.outcome == "diverged" for r in records)
-        click.echo(f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged.")
-        click.echo(f"shallowpaths records {store} shows them.")
+        said = f"{len(records)} of {len(configs)} runs are in {store}, {diverged} of them diverged."
+        click.echo(f"{said}\nshallowpaths records {store} shows them.")
 
 
 @main.command("records")

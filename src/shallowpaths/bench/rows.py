@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.bench import steps
-from shallowpaths.bench.steps import PAIRS, Measured, ratio
+from shallowpaths.bench.steps import PAIRS, Measured, measure_two, ratio
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
@@ -60,19 +60,18 @@ def compile_1000_over_100(device: torch.device) -> Measured:
     return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
 
 
-_EAGER = {"above": {"depth": 1000}, "below": {"depth": 1000}, "eager": True}
-_SCALAR = {"above": {"recipe": "skipinit-1/sqrt(d)"}, "below": {"recipe": "unnormalized"}, "pairs": 6 * PAIRS}
-_DEPTH = {"above": {"depth": 1000, "batch_size": 16}, "below": {"depth": 100, "batch_size": 16}, "pairs": 3}
+_DEEP, _SCALAR, _NO_SCALAR = {"depth": 1000}, {"recipe": "skipinit-1/sqrt(d)"}, {"recipe": "unnormalized"}
+_PER_BLOCK = {"above": {"depth": 1000, "batch_size": 16}, "below": {"depth": 100, "batch_size": 16}, "pairs": 3}
 ROWS: tuple[Row, ...] = (
     Row("step_over_bare", steps.measure_step_over_bare, "at least 0.95"),
     Row("step_over_usual", steps.measure_step_over_usual, "at least 1.25"),
     Row("step_over_usual_width_2", partial(steps.measure_step_over_usual, width=2), "at least 1.25", ("cpu",)),
     Row("step_over_usual_width_4", partial(steps.measure_step_over_usual, width=4), "at least 10", ("cuda",)),
-    Row("depth_1000_over_eager", partial(steps.measure_two, **_EAGER), "at least 3", ("cuda",)),
+    Row("depth_1000_over_eager", partial(measure_two, above=_DEEP, below=_DEEP, eager=True), "at least 3", ("cuda",)),
     Row("augment_over_torchvision", steps.measure_augment_over_torchvision, "at least 25"),
-    Row("ghost_over_plain_batchnorm", partial(steps.measure_two, above={"ghost_batch": 32}, below={}), "at most 1.25"),
-    Row("scalar_over_none", partial(steps.measure_two, **_SCALAR), "at most 1.02"),
-    Row("seconds_per_block_1000_over_100", partial(steps.measure_two, **_DEPTH), "at most 1.15"),
+    Row("ghost_over_plain_batchnorm", partial(measure_two, above={"ghost_batch": 32}, below={}), "at most 1.25"),
+    Row("scalar_over_none", partial(measure_two, above=_SCALAR, below=_NO_SCALAR, pairs=6 * PAIRS), "at most 1.02"),
+    Row("seconds_per_block_1000_over_100", partial(measure_two, **_PER_BLOCK), "at most 1.15"),
     Row("compile_1000_over_100", compile_1000_over_100, "at most 2"),
     Row("lanes_8_over_1_batch_8", partial(steps.measure_lanes, batch=8), kinds=("cpu", "mps")),
     Row("lanes_8_over_1_batch_32", partial(steps.measure_lanes, batch=32), kinds=("cpu", "mps")),

@@ -170,7 +170,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def ratio(above: Work, below: Work, device: torch.device, what: str, pairs: int = PAIRS) -> Measured:
-    """Seconds of `above` over `below`: the median over pairs that take turns, since machines drift; two pairs warm up."""
+    """Seconds of `above` over `below`: the median over pairs that take turns, as machines drift; two pairs warm up."""
     times = 1 if device.type == "cpu" else IN_A_ROW
     taken = [(seconds(above, device, times), seconds(below, device, times)) for _ in range(pairs + 2)][2:]
     ratios = [a / b for a, b in taken]

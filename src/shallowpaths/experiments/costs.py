@@ -25,13 +25,10 @@ def steps_of(config: RunConfig) -> int:
 
 
 def operations_per_image(config: RunConfig) -> float:
-    """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used.
-
-    A ResNet's stages have twice the channels and a fourth of the pixels each time: a block costs the same in every one.
-    """
+    """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used."""
     channels, height, width = image_shape(config)
     pixels = height * width
-    first, block = {
+    first, block = {  # a stage has twice the channels of the last and a fourth of its pixels: all blocks cost the same
         "wide-resnet": (2 * 9 * channels * 16 * pixels, 2 * 2 * 9 * (16 * config.width) ** 2 * pixels),
         "residual-mlp": (2 * channels * pixels * config.width, 2 * 2 * config.width**2),
         "resnet50-v2": (2 * 49 * channels * 64 * pixels / 4, 2 * (4 + 9 + 4) * (64 * config.width) ** 2 * pixels / 16),
@@ -61,8 +58,8 @@ def describe_costs(configs: Iterable[RunConfig]) -> str:
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
     return (
         f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
-        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training "
-        "steps of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
+        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from steps "
+        "of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
         f"A device that sustained 10^13 operations a second would take {_duration(total / 1e13)}."
     )
 
@@ -74,10 +71,7 @@ def _duration(seconds: float) -> str:
 
 
 def predicted_seconds(config: RunConfig) -> float:
-    """How long a run takes on this machine, from steps, taken now, of a small network of its kind at two batches.
-
-    Linear in the batch and proportional to the blocks. Reading an imagefolder is not counted.
-    """
+    """Of a run here, less reading files: from steps of a small network, now, as linear in the batch and the blocks."""
     depth, few, many = PROBES[config.network]
     kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}
     kind["recipe"] = "skipinit" if get_recipe(config.recipe).normalization == "none" else config.recipe

@@ -1,8 +1,4 @@
-"""The jobs of a sweep, each of configs that are trained together, several at a time: by processes, or by a Ray cluster.
-
-As `map` does, an executor takes the function that trains a job, and jobs, each when there is room for it; it gives a job's
-records when that ends, and does it again if it is lost with its worker. Whatever ends the generator ends the jobs.
-"""
+"""The jobs of a sweep, several at a time: by worker processes, or by a Ray cluster. Executors take what `map` takes."""
 
 import contextlib
 import itertools
@@ -38,9 +34,10 @@ ANSWER_SECONDS = 20.0  # in which a cluster must take a connection
 
 
 def in_processes(train: Train, jobs: Iterable[Job], processes: int) -> Generator[Records]:
-    """So many jobs at a time, each in a worker process with its share of torch's threads.
+    """Records of jobs as they end, so many at a time, each in a worker process with its share of torch's threads.
 
-    Raises ValueError: workers die again and again; and what `train` raises.
+    A job is configs that are trained together; one that is lost with its worker is done again. What ends this generator
+    ends the jobs. Raises ValueError: workers die again and again; and what `train` raises.
     """
     warnings.filterwarnings("ignore", "A worker was restarted", UserWarning)  # loky renews one that has grown: no news
     jobs, under_way, deaths, pool = iter(jobs), {}, 0, _pool(processes)
@@ -122,11 +119,9 @@ def _without_interrupts() -> Iterator[None]:
 def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float = 0) -> Generator[Records]:
     """As many jobs at a time as a Ray cluster has room for, each on one thread, and on so much of one GPU.
 
-    address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here, with
-        a worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
-
-    Raises ValueError: Ray is not installed; the cluster cannot be reached, or has no room for one job; a job is lost again
-    and again; and what `train` raises.
+    address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here,
+        with a worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
+    Raises ValueError: Ray is not installed; the cluster cannot be reached or has no room; and as `in_processes`.
     """
     with connected(address) as ray:
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shallowpaths.experiments.records import BestRate, Point, best_rate, final_train_loss, summarise, validation_error
 from shallowpaths.training.record import RunRecord
@@ -10,9 +10,8 @@ from shallowpaths.training.record import RunRecord
 TRAINS_BELOW = 0.9 * math.log(10)  # the training loss below which a run trains: 90 % of guessing one of ten classes
 
 
-@dataclass(frozen=True)
-class Published:
-    """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper]; no numbers where that did not train."""
+class Published(NamedTuple):
+    """A cell of the table: CIFAR-10, Wide-ResNets of width 2, 200 epochs [paper]; no numbers where none trained."""
 
     method: str  # in words
     recipe: str
@@ -43,8 +42,7 @@ TABLE: tuple[Published, ...] = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A published cell, and what a reader's runs of that method at that depth, at every rate and seed, came to."""
 
     published: Published

@@ -27,11 +27,10 @@ class Plan:
 def read_plan(name_or_path: str | Path) -> Plan:
     """The shipped plan of that name, or the plan in that file.
 
-    A plan has a `description`, a table `common` with settings of every run, and tables `[[grid]]`, in which a list stands for
-    one run per value and several lists for every combination. Settings are RunConfig's, or `effective_learning_rate`. A
-    rate may be a power, "2^-3", or all whole powers of 2 of a range, "2^-3..2^0".
-
-    Raises ValueError: no such plan, no TOML, an unknown key, or a bad value.
+    A plan has a `description`, a table `common` with settings of every run, and tables `[[grid]]`: a list there stands
+    for one run per value, several lists for every combination. Settings are RunConfig's, or `effective_learning_rate`.
+    A rate may be "2^-3", or all whole powers of 2 of a range, "2^-3..2^0". Raises ValueError: no such plan, no TOML, an
+    unknown key, or a bad value.
     """
     path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
     try:

@@ -3,11 +3,9 @@
 import itertools
 import math
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +17,7 @@ Criterion = Callable[[RunRecord], float]  # infinite for a failed run
 STABLE_ERROR = 0.81  # a validation error below this is that of a run that learned: 90 % of that of guessing one of ten
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """What the runs of one setting, over seeds, say together."""
 
     accuracy: float | None  # of the test, in 0 .. 1, over the runs that finished or the best of them
@@ -82,13 +79,12 @@ def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
     return list(group_by(records, *shared).values())
 
 
-@dataclass(frozen=True)
-class BestRate:
+class BestRate(NamedTuple):
     """The best learning rate of a grid; rates are effective ones, None if no rate trained.
 
-    `as_good` are the smallest and the largest within one standard error of the best: that of the mean over seeds, or of one
-    run's validation error sqrt(p (1 - p) / n) for n images held out. `between_rates` is the minimum of a parabola through
-    the best rate and its neighbours, in the logarithms of rate and criterion; the best rate on an edge or beside failure.
+    `as_good` are the smallest and the largest within one standard error of the best: of the mean over seeds, or of a
+    run's validation error, sqrt(p (1 - p) / n) of n images. `between_rates` is the minimum of a parabola through the
+    best rate and its neighbours, in the logarithms of rate and criterion; on an edge or beside failure, the best rate.
     """
 
     effective_rate: float | None
@@ -161,8 +157,7 @@ def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
     """
     runs_at, level = by_rate(records), math.log(checks.number("loss", loss, above=0))
     means = {rate: statistics.fmean(map(final_train_loss, runs)) for rate, runs in runs_at.items()}
-    logarithms = [(math.log(rate), math.log(max(mean, sys.float_info.min))) for rate, mean in means.items()]
-    found = _first_down_to(level, logarithms)
+    found = _first_down_to(level, [(math.log(x), math.log(max(mean, math.ulp(0)))) for x, mean in means.items()])
     if math.isinf(found):
         raise ValueError(f"no rate between {min(means):g} and {max(means):g} brings the training loss down to {loss:g}")
     return math.exp(found)
@@ -209,7 +204,7 @@ def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
     runs = [r for r in records if r.outcome == "finished"]
     for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):
         if len(values := {getattr(r.config, name) for r in runs}) > 1:
-            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: a step costs one's")
+            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: choose one")
     if any(r.config.curvature_images or r.seconds <= 0 for r in runs):
         raise ValueError("the seconds of a run must be those of its steps: above 0, without measurements of curvature")
     if len({r.config.batch_size for r in runs}) < 2:

@@ -18,9 +18,9 @@ SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in SHIPPED_FOLDER.glo
 
 
 class Store:
-    """A file of run records, one JSON line each: at a path that ends in .jsonl, or records.jsonl in a folder; made if needed.
+    """A file of run records, one JSON line each: at a path that ends in .jsonl, or a folder's records.jsonl.
 
-    One process owns a store at a time: it holds the lock beside it from `with store:` to its end, or for a call's length.
+    One process owns a store at a time, by a lock beside it, from `with store:` to its end or for a call's length.
     Raises ValueError: it cannot be written, is no plain file, or, here and in every method, another process uses it.
     """
 

@@ -33,16 +33,15 @@ def sweep(
     """Train every config and return the records in the same order.
 
     Args:
-        store: keeps the records (see `Store`). Whose record is there is not run again, and long runs are saved in between.
+        store: keeps the records (see `Store`). Whose record is there is not run again; long runs are saved in between.
         data_folder, progress, workers: as in `train`.
         processes: so many runs at a time, each in a process of its own with its share of torch's threads.
         lanes: so many runs that differ in learning rate and seed only, as one; each step is the same to rounding.
         cluster: the address of a Ray cluster that does the runs instead (see `in_cluster`). A run that is lost with its
             worker begins again where that does not see the store's folder. A device "auto" is this machine's.
         gpu_share: of one GPU, for each run of a cluster on CUDA.
-
-    Raises ValueError: what `check` and `in_cluster` refuse; the store cannot be written or is in use; fewer than 1 process
-    or lane, or more under torchrun; processes and a cluster.
+    Raises ValueError: what `check`, `Store` and `in_cluster` refuse; fewer than 1 process or lane, more under torchrun,
+    or processes and a cluster.
     """
     whole("lanes", lanes)
     whole("processes", processes)
@@ -84,7 +83,7 @@ def sweep(
 def check(configs: Iterable[RunConfig], elsewhere: bool = False) -> list[RunConfig]:
     """The configs with their devices resolved; one that is named need not be of this machine, if they run `elsewhere`.
 
-    Raises ValueError: one stands twice, or cannot be trained on its data set (`RunConfig.split`); TypeError: no RunConfig.
+    Raises ValueError: one stands twice, or cannot be trained on its data (`RunConfig.split`); TypeError: no RunConfig.
     """
     wanted = only_configs(configs)
     here = {d: resolve_device(d).type for d in {c.device for c in wanted} if d == "auto" or not elsewhere}
@@ -111,6 +110,7 @@ def _trained(job: Job, folder: Path | None, **options: Any) -> Records:
 
 def _progress_bar(runs: int, left: dict[str, int], shown: bool) -> tqdm:
     """Over the work that is left, so that the time left is right although one run may cost a hundred times another."""
-    said, form = f"sweep: {runs - len(left)} of {runs} runs", "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    hidden = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # else TQDM_DISABLE decides
-    return tqdm(total=sum(left.values()), desc=said, smoothing=0, bar_format=form, **hidden)
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    hide = {} if shown and len(left) > 1 and sys.stderr is not None else {"disable": True}  # else TQDM_DISABLE decides
+    said = f"sweep: {runs - len(left)} of {runs} runs"
+    return tqdm(total=sum(left.values()), desc=said, smoothing=0, bar_format=form, **hide)

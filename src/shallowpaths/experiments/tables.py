@@ -1,7 +1,6 @@
 """Tables of records, as text: one run, every point, and the best rate of every setting."""
 
 import contextlib
-import functools
 import math
 import textwrap
 from collections.abc import Iterable
@@ -17,12 +16,12 @@ STAR = "* the best of the rates that were tried is the smallest or the largest o
 PAPER_COLUMNS = (
     "method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict",
 )  # fmt: skip
-_text = functools.partial(tabulate, disable_numparse=True)
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
-    """Every point, each setting's best rate, a warning of optima on their grid's edge, and a study of the paper's depth table
-    beside that. `best` as in `summarise`. Raises ValueError: there is no record.
+    """Every point, each setting's best rate, a warning of optima on an edge; the paper's table beside a study of it.
+
+    `best` as in `summarise`. Raises ValueError: there is no record.
     """
     if not (records := list(records)):
         raise ValueError("the store holds no record yet")
@@ -46,14 +45,14 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
         columns = "best effective rate", "as good", "on edge", accuracy, "chosen by"
         choices.append(name | dict(zip(columns, choice, strict=True)))
         on_edge += chosen.on_edge is not None
-    parts = [_text(points, "keys"), _text(choices, "keys")]
+    parts = [tabulate(rows, "keys", disable_numparse=True) for rows in (points, choices)]
     if on_edge:
         said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: try"
         parts.append(f"{said} larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
     with contextlib.suppress(ValueError):  # some cell of the paper's table has runs of several settings
         rows = paper_rows(records)
         if len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1:
-            parts.append(f"{_text(rows, PAPER_COLUMNS)}\n{STAR}")
+            parts.append(f"{tabulate(rows, PAPER_COLUMNS, disable_numparse=True)}\n{STAR}")
     return "\n\n".join(parts)
 
 
