@@ -186,13 +186,17 @@ def test_a_prediction_for_what_does_not_fit_in_memory_is_refused_by_name():
 
 def test_a_predictions_seconds_are_steps_times_what_a_step_takes(monkeypatch):
     """On a clock by which a step takes 1 second and 1/8 for each image, at any depth."""
-    clock, epoch = [0.0], costs.Run.epoch
+    clock, taking, epoch = [0.0], [0.0], costs.Run.epoch
 
-    def timed(run, number):
-        clock[0] += costs.PROBE_STEPS * (1 + run.timetables[0].batch_size / 8)
-        return epoch(run, number)
+    def timed(run, *rest):
+        taking[0] = 1 + run.timetables[0].batch_size / 8
+        return epoch(run, *rest)
 
-    monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    def now():
+        clock[0] += taking[0]
+        return clock[0]
+
+    monkeypatch.setattr(costs, "time", types.SimpleNamespace(perf_counter=now))
     monkeypatch.setattr(costs.Run, "epoch", timed)
     monkeypatch.setattr(costs, "_step_seconds", costs._step_seconds.__wrapped__)  # not one that was measured before
     config = RunConfig(depth=28, epochs=2, batch_size=32, device="cpu")

@@ -19,7 +19,7 @@ from shallowpaths.training.config import CHOICES, RunConfig
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
 DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
-CLUSTER_HELP = 'A Ray cluster\'s HOST:PORT, "auto" for that of this machine, "local" for one of it alone; see the README.'
+CLUSTER_HELP = 'A Ray cluster: HOST:PORT, "auto" for the one around this machine, "local" to start one; see the README.'
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
 _workers = click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode images.")
 

@@ -4,10 +4,9 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,8 +23,7 @@ MEBIBYTE, BATCH = 2**20, 16
 COLUMNS = ("name", "device", "value", "target", "holds", "detail")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What to measure, on these kinds of device."""
 
     name: str

@@ -1,5 +1,7 @@
 """What runs cost: operations from the architecture, seconds from steps measured on the device at hand."""
 
+import itertools
+import statistics
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -84,14 +86,17 @@ def predicted_seconds(config: RunConfig) -> float:
 
 @cache
 def _step_seconds(config: RunConfig) -> float:
-    """Seconds of one training step, on images of noise."""
+    """Seconds of one training step: the median over a few, on images of noise."""
+    times: list[float] = []
+
+    def note_time() -> None:
+        synchronize(run.device)
+        times.append(time.perf_counter())
+
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
         images = noise(config.data, PROBE_STEPS * config.batch_size, image_shape(config)).to(config.device)
         run = Run(config, images)
         run.epoch(0)  # warms up
-        synchronize(run.device)
-        start = time.perf_counter()
-        run.epoch(1)
-        synchronize(run.device)
-    return (time.perf_counter() - start) / PROBE_STEPS
+        run.epoch(1, note_time)
+    return statistics.median(after - before for before, after in itertools.pairwise(times))

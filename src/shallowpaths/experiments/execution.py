@@ -28,9 +28,6 @@ Job = list[RunConfig]
 Records = list[RunRecord]
 Train = Callable[[Job], Records]
 MOST_DEATHS = 3  # of workers, one after the other, without any job done in between
-LOOK_SECONDS = 0.5  # how often a worker looks whether its sweep still lives
-LOOK_AT_CLUSTER = 10.0  # seconds, after which to look whether machines have come or gone, while no job ends
-ANSWER_SECONDS = 20.0  # in which a cluster must take a connection
 
 
 def in_processes(train: Train, jobs: Iterable[Job], processes: int) -> Generator[Records]:
@@ -83,7 +80,7 @@ def _begin(sweep: int, threads: int) -> None:
 
     def end_with_sweep() -> None:
         while os.getppid() == sweep:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(0.5)
         os._exit(1)
 
     torch.set_num_threads(threads)
@@ -120,7 +117,7 @@ def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float
     """As many jobs at a time as a Ray cluster has room for, each on one thread, and on so much of one GPU.
 
     address: HOST:PORT, "auto" for the cluster that this machine belongs to, or "local" for one that is started here,
-        with a worker for each of torch's threads. Its machines need this package, with its extra `cluster`, and the data.
+        with a worker for each of torch's threads. Its machines need this package, its extra `cluster`, and the data.
     Raises ValueError: Ray is not installed; the cluster cannot be reached or has no room; and as `in_processes`.
     """
     with connected(address) as ray:
@@ -142,7 +139,7 @@ def in_cluster(train: Train, jobs: Iterable[Job], address: str, gpu_share: float
                     under_way[on_one_thread.remote(job)] = job
                 if not under_way:
                     return
-                for reference in ray.wait(list(under_way), timeout=LOOK_AT_CLUSTER)[0]:
+                for reference in ray.wait(list(under_way), timeout=10)[0]:  # then machines may have come
                     job = under_way.pop(reference)
                     try:
                         records = ray.get(reference)
@@ -181,7 +178,7 @@ def _connect(ray: ModuleType, address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host and "//" not in host:  # where nobody answers, Ray would wait for minutes
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+            socket.create_connection((host, int(port)), timeout=20).close()
         ray.init(address, **options)
     except Exception as error:  # Ray raises a bare one where a cluster does not start in time
         raise ValueError(f"the cluster {address} cannot be reached: {error}") from error

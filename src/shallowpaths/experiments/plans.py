@@ -3,9 +3,8 @@
 import itertools
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.config import SETTINGS, RunConfig
@@ -16,8 +15,7 @@ TABLES = ("description", "common", "grid")
 RATES = ("learning_rate", "effective_learning_rate")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A list of runs, and what it is for."""
 
     description: str

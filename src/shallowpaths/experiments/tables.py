@@ -13,9 +13,8 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.record import RunRecord
 
 STAR = "* the best of the rates that were tried is the smallest or the largest of them"
-PAPER_COLUMNS = (
-    "method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict",
-)  # fmt: skip
+PAPER_COLUMNS = ("method", "depth", "paper: accuracy %", "rates",
+                 "here: accuracy %", "rate", "runs", "outcome here", "verdict")  # fmt: skip
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
@@ -47,8 +46,8 @@ def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
         on_edge += chosen.on_edge is not None
     parts = [tabulate(rows, "keys", disable_numparse=True) for rows in (points, choices)]
     if on_edge:
-        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: try"
-        parts.append(f"{said} larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
+        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: "
+        parts.append(f"{said}try larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
     with contextlib.suppress(ValueError):  # some cell of the paper's table has runs of several settings
         rows = paper_rows(records)
         if len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1:
