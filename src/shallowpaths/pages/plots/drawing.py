@@ -1,7 +1,4 @@
-"""What all figures are drawn with: one look for a recipe through the whole book, predictions, axes, legends and words.
-
-What was measured is coloured, what was predicted is a thin dark line.
-"""
+"""What all figures are drawn with: a recipe's look through the whole book, measured in colour, predicted thin and dark."""
 
 import collections
 import itertools
@@ -19,25 +16,20 @@ from shallowpaths.training.record import RunRecord
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
 _COLOURS = {
-    "unnormalized": "#D55E00",
-    "batchnorm": "#0072B2",
-    "skipinit": "#009E73",
-    "skipinit-1/sqrt(d)": "#56B4E9",
-    "skipinit-1": "#E69F00",
-    "divide-sqrt2": "#CC79A7",
-    "fixup": "#8C6D31",
-}
-
+    "unnormalized": "#D55E00", "batchnorm": "#0072B2", "skipinit": "#009E73", "skipinit-1/sqrt(d)": "#56B4E9",
+    "skipinit-1": "#E69F00", "divide-sqrt2": "#CC79A7", "fixup": "#8C6D31",
+}  # fmt: skip
 _RELATIVES = {"plain": "unnormalized", "zero-gamma": "batchnorm"} | {
     name: head for head in ("batchnorm", "skipinit", "fixup") for name in NAMES if head in name and name not in _COLOURS
 }
-
 LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
-
 _SHAPES = "osD^vP*Xph<>d"
-_MARKERS = dict(zip(NAMES, itertools.cycle(_SHAPES), strict=False))
-_LOOKS = zip(itertools.cycle(_SHAPES), itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), strict=False)
-_OWN = collections.defaultdict(lambda: next(_LOOKS))  # by name, in the order in which they are drawn
+_FACES = dict.fromkeys(_RELATIVES, "none")
+_LOOKS = {
+    name: {"color": _COLOURS[_RELATIVES.get(name, name)], "marker": shape, "markerfacecolor": _FACES.get(name)}
+    for name, shape in zip(NAMES, itertools.cycle(_SHAPES), strict=False)
+}
+_FURTHER = zip(itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), itertools.cycle(_SHAPES), strict=False)
 
 CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
 GUESSED = 10.0  # per cent of ten classes
@@ -45,18 +37,11 @@ DASHES = ("-", "--", "-.", ":")  # of several lines in one colour
 
 
 def style_of(recipe: str) -> dict[str, Any]:
-    """The colour and marker that a recipe has in every figure, as arguments of matplotlib's `plot`.
-
-    A name that the book does not have gets a look of its own when it is first drawn, and keeps it.
-    """
-    if recipe not in _MARKERS:
-        marker, colour = _OWN[recipe]
-        return {"color": colour, "marker": marker, "markerfacecolor": None}
-    return {
-        "color": _COLOURS[_RELATIVES.get(recipe, recipe)],
-        "marker": _MARKERS[recipe],
-        "markerfacecolor": "none" if recipe in _RELATIVES else None,
-    }
+    """The colour and marker of a recipe in every figure, as arguments of matplotlib's `plot`; another name keeps its first look."""
+    if recipe not in _LOOKS:
+        colour, marker = next(_FURTHER)
+        _LOOKS[recipe] = {"color": colour, "marker": marker, "markerfacecolor": None}
+    return dict(_LOOKS[recipe])
 
 
 def recipe_in(name: str) -> str:
@@ -76,18 +61,16 @@ def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def new_axes(
-    panels: int, panel: tuple[float, float] | None = None, sharex: bool = False, sharey: bool = True
-) -> tuple[Figure, list[Axes]]:
+def new_axes(panels: int, panel: tuple[float, float] | None = None, **shared: bool) -> tuple[Figure, list[Axes]]:
     """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three.
 
-    panel: width and height of each, in inches.
+    panel: width and height of each, in inches; shared: sharex, or sharey, which is True unless it is given.
     """
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     width, height = panel or ((6.4, 4.0) if panels == 1 else (3.0 + 1.2 * (rows > 1) / columns, 3.2))
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, **{"sharey": True} | shared).ravel()
     for unused in grid[panels:]:
         unused.remove()
     return figure, list(grid[:panels])
@@ -154,15 +137,9 @@ def log_axis_at(axes: Axes, values: Iterable[int], label: str, base: int = 10) -
 
 def all_records(records: Iterable[RunRecord]) -> list[RunRecord]:
     """The records as a list; a ValueError if there is none to draw."""
-    listed = list(records)
-    if not listed:
+    if not (listed := list(records)):
         raise ValueError("there is no record to draw")
     return listed
-
-
-def words(quantity: str) -> str:
-    """A field's name as an axis or a text alternative calls it: "train_loss" is "training loss"."""
-    return quantity.replace("_", " ").replace("train ", "training ")
 
 
 def rate_words(rate: float | None) -> str:

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from shallowpaths.pages.plots import drawing
-from shallowpaths.pages.plots.figure import BookFigure
+from shallowpaths.pages.plots.figure import BookFigure, styled
 from shallowpaths.theory.checks import one_of
 
 Points = Mapping[float, float | Sequence[float]]
@@ -17,16 +15,11 @@ TICKS = 8  # on a logarithmic axis of as many places at most each has its own
 DECADES = 1e3  # of a vertical axis with plain numbers
 
 
+@styled
 def values_against(
-    measured: Mapping[str, Points],
-    predicted: Mapping[str, Mapping[float, float]],
-    xlabel: str,
-    ylabel: str,
-    *,
-    log: str = "",
-    title: str = "",
-    panels: bool = False,
-) -> BookFigure:
+    measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, *,
+    log: str = "", title: str = "", panels: bool = False,
+) -> BookFigure:  # fmt: skip
     """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
     Args:
@@ -42,51 +35,34 @@ def values_against(
     one_of("log", log, ("", "x", "y", "xy"))
     if not measured:
         raise ValueError("there is nothing measured to draw")
-
-    def draw() -> Figure:
-        recipes = list(dict.fromkeys(map(drawing.recipe_in, measured))) if panels else [""]
-        figure, all_axes = drawing.new_axes(len(recipes), sharex=True)
-        for axes, recipe in zip(all_axes, recipes, strict=True):
-            seen, lines = (
-                {name: points for name, points in group.items() if not panels or drawing.recipe_in(name) == recipe}
-                for group in (measured, predicted)
-            )
-            _draw_panel(axes, seen, lines, panels)
-            axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
-        _set_ticks(all_axes, sorted({x for points in measured.values() for x in points}), log)
-        all_axes[0].set_ylabel(ylabel)
-        if panels:
-            drawing.legend_below(figure, all_axes, 3)
-        else:
-            drawing.legend_beside(all_axes[0])
-        return figure
-
-    groups = {"measured": measured, "predicted": predicted}
-    said = ". ".join(f"{word}: {'; '.join(map(_words, lines.items()))}" for word, lines in groups.items() if lines)
-    return BookFigure(draw, f"{ylabel} against {xlabel}. {said}.")
-
-
-def _draw_panel(
-    axes: Axes, measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], short: bool
-) -> None:
-    """short: whether the legend's names are those after the comma."""
-    for name, look in drawing.looks_of(measured).items():
-        marks = [(x, y) for x, values in measured[name].items() for y in np.atleast_1d(values)]
-        unjoined = {"linestyle": "none"} if any(map(np.ndim, measured[name].values())) else {}
-        axes.plot(*zip(*marks, strict=True), **look | {"markersize": 5} | unjoined, label=_label(name, short))
-    for number, (name, line) in enumerate(predicted.items()):
-        drawing.predict(axes, line, label=_label(name, short), linestyle=drawing.DASHES[number % len(drawing.DASHES)])
-
-
-def _set_ticks(panels: Sequence[Axes], places: Sequence[float], log: str) -> None:
-    """Plain numbers on logarithmic axes, where there are few places or few decades."""
-    for axes in panels:
+    recipes = list(dict.fromkeys(map(drawing.recipe_in, measured))) if panels else [""]
+    figure, all_axes = drawing.new_axes(len(recipes), sharex=True)
+    for axes, recipe in zip(all_axes, recipes, strict=True):
+        for name, look in drawing.looks_of(n for n in measured if recipe in ("", drawing.recipe_in(n))).items():
+            marks = [(x, y) for x, values in measured[name].items() for y in np.atleast_1d(values)]
+            look |= {"markersize": 5, "label": _label(name, panels)}
+            look |= {"linestyle": "none"} if any(map(np.ndim, measured[name].values())) else {}  # they are not joined
+            axes.plot(*zip(*marks, strict=True), **look)
+        for number, name in enumerate(n for n in predicted if recipe in ("", drawing.recipe_in(n))):
+            dash = drawing.DASHES[number % len(drawing.DASHES)]
+            drawing.predict(axes, predicted[name], label=_label(name, panels), linestyle=dash)
+        axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
+    places = sorted({x for points in measured.values() for x in points})
+    for axes in all_axes:
         low, high = axes.get_ylim()
         if "y" in log and high < DECADES * low:
             drawing.plain_log_ticks(axes)
         if "x" in log and len(places) <= TICKS:
             axes.set_xticks(places, [f"{x:g}" for x in places])
             axes.xaxis.set_minor_locator(NullLocator())
+    all_axes[0].set_ylabel(ylabel)
+    if panels:
+        drawing.legend_below(figure, all_axes, 3)
+    else:
+        drawing.legend_beside(all_axes[0])
+    groups = {"measured": measured, "predicted": predicted}
+    said = ". ".join(f"{word}: {'; '.join(map(_words, lines.items()))}" for word, lines in groups.items() if lines)
+    return BookFigure(figure, f"{ylabel} against {xlabel}. {said}.")
 
 
 def _label(name: str, short: bool) -> str:
@@ -97,9 +73,5 @@ def _words(item: tuple[str, Points]) -> str:
     """A line in words; of several values at one place, their mean."""
     name, means = item[0], {x: np.mean(y) for x, y in item[1].items()}
     told = list(means) if len(means) <= MANY else [min(means), max(means)]
-    said = f"{name} " + ", ".join(f"{means[x]:.3g} at {_place(x)}" for x in told)
+    said = f"{name} " + ", ".join(f"{means[x]:.3g} at " + (f"{x:.4g}" if x % 1 else f"{x:g}") for x in told)
     return said if told == list(means) else f"{said}, all between {min(means.values()):.3g} and {max(means.values()):.3g}"
-
-
-def _place(x: float) -> str:
-    return f"{x:.4g}" if x % 1 else f"{x:g}"
