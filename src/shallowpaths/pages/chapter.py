@@ -11,6 +11,7 @@ import torch
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.pages import claims
 from shallowpaths.pages.plots import BookFigure
+from shallowpaths.pages.tables import Shown
 from shallowpaths.theory import checks
 
 PROFILES = ("quick", "gpu", "paper")
@@ -18,15 +19,7 @@ PROFILES = ("quick", "gpu", "paper")
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter's parameters, and what it has checked so far. Made by `start_chapter`.
-
-    Attributes:
-        profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper"
-            (the whole protocol, hours).
-        seed: every random number of the chapter follows from it.
-        device: where it computes.
-        checked: its claims, in the order in which they were checked.
-    """
+    """A chapter's parameters as `start_chapter` has them, and `checked`, the claims that it has checked so far, in order."""
 
     profile: str
     seed: int
@@ -40,9 +33,11 @@ class Chapter:
         """
         return {"quick": quick, "gpu": gpu, "paper": paper}[self.profile]
 
-    def answer(self, text: str, figure: BookFigure) -> "Answer":
+    def answer(self, text: str, figure: BookFigure) -> Shown:
         """The chapter's answer in one minute, folded, so that a reader can guess first: three sentences and a figure."""
-        return Answer(" ".join(text.split()), figure)
+        said, shown = " ".join(text.split()), figure._repr_mimebundle_()["text/html"]
+        words = f"<summary>The answer in one minute</summary><p>{html.escape(said)}</p>"
+        return Shown(f'<details class="answer">{words}{shown}</details>', f"{said}\n{figure.alt}")
 
     def check(
         self, name: str, *, predicted: claims.Numbers, measured: claims.Numbers, tolerance: claims.Numbers, **facts: Any
@@ -72,7 +67,7 @@ class Chapter:
         checks.flag(f"holds of claim {name}", holds)
         self.checked.append(claims.claim(name, facts, None, measured, None, bool(holds)))
 
-    def claims(self, page: str, without: Collection[str] = ()) -> claims.ClaimTable:
+    def claims(self, page: str, without: Collection[str] = ()) -> Shown:
         """All claims that the chapter has checked, as a table: its last line.
 
         Args:
@@ -82,11 +77,11 @@ class Chapter:
         Raises:
             ClaimFailed: one has another verdict than stated, or the page has one that was not checked; the table is shown first.
         """
-        stated = {name: fields["page"] for name, fields in claims.ledger().items()}
-        checks.one_of("page of the ledger", page, dict.fromkeys(stated.values()))
-        table, known = claims.ClaimTable(tuple(self.checked)), {claim.name for claim in self.checked} | set(without)
+        pages = {name: fields["page"] for name, fields in claims.ledger().items()}
+        checks.one_of("page of the ledger", page, dict.fromkeys(pages.values()))
+        table, known = claims.claim_table(self.checked), {claim.name for claim in self.checked} | set(without)
         failed = [f"{c.id} {'holds' if c.holds else 'does not hold'}: {c.statement}" for c in self.checked if not c.stands]
-        failed += [f"{name} was not checked" for name in stated if stated[name] == page and name not in known]
+        failed += [f"{name} was not checked" for name in pages if pages[name] == page and name not in known]
         if failed:
             from IPython.display import display  # only a notebook needs it
 
@@ -95,26 +90,13 @@ class Chapter:
         return table
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Three sentences and a figure, folded."""
-
-    text: str
-    figure: BookFigure
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        figure = self.figure._repr_mimebundle_()["text/html"]
-        summary = "<summary>The answer in one minute</summary>"
-        page = f'<details class="answer">{summary}<p>{html.escape(self.text)}</p>{figure}</details>'
-        return {"text/html": page, "text/plain": f"{self.text}\n{self.figure.alt}"}
-
-
 def start_chapter(profile: str | None = None, seed: int = 0, device: str | None = None) -> Chapter:
     """Check a chapter's parameters and say what they come to.
 
     Args:
-        profile: one of PROFILES; None is "gpu" where CUDA is, else "quick".
-        seed: a whole number of at least 0 and below 2**63.
+        profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the
+            whole protocol, hours); None is "gpu" where CUDA is, else "quick".
+        seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
         device: "cpu", "cuda", "mps"; None or "auto" takes the best there is.
 
     Raises:

@@ -7,21 +7,22 @@
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
 A claim of the paper that we do not find has one field more, `found = "differs"`: its verdict is then a "no" that the book stands
-by, and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets, and shows all of its claims
-as one table. Their data lie in the notebook's output too, for the book's ledger of claims.
+by, and a "yes" would stop the chapter. A chapter adds the numbers and the facts in curly brackets, and shows all of its claims
+as one table, whose data the book's ledger of claims is made from.
 """
 
 import functools
 import html
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shallowpaths.pages.tables import Shown
 from shallowpaths.theory.checks import one_of
 
 MIME = "application/vnd.shallowpaths.claims+json"
@@ -44,8 +45,7 @@ class Claim:
         whose, statement, prediction, rule: as the ledger has them; rule is its tolerance, in words.
         predicted, measured, tolerance: numbers, or several that are compared one by one; for a claim whose answer is yes or
             no, predicted and tolerance are None and measured says what was seen.
-        holds: the verdict.
-        found: what the book says that the verdict is, "holds" or "differs".
+        holds, found: the verdict, and what the book says that it is: "holds" or "differs".
     """
 
     name: str
@@ -57,7 +57,7 @@ class Claim:
     measured: float | list[float] | str
     tolerance: float | list[float] | None
     holds: bool
-    found: str = "holds"
+    found: str
 
     @property
     def stands(self) -> bool:
@@ -72,11 +72,10 @@ class Claim:
     @property
     def cells(self) -> dict[str, str]:
         """What a table shows of it, by column."""
-        predicted = self.prediction if self.predicted is None else f"{self.prediction}: {_text(self.predicted)}"
         return {
             "id": self.id,
             "statement": self.statement,
-            "predicted": predicted,
+            "predicted": self.prediction + ("" if self.predicted is None else f": {_text(self.predicted)}"),
             "measured": _text(self.measured),
             "tolerance": "rule" if self.tolerance is None else f"± {_text(self.tolerance)}",
             "verdict": self.found if self.stands else "HOLDS AFTER ALL" if self.holds else "DOES NOT HOLD",
@@ -101,28 +100,17 @@ def claim(name: str, facts: dict[str, Any], predicted: Numbers | None, measured:
         said = [stated[field].format(**facts) for field in FIELDS]
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    numbers = (value if value is None or isinstance(value, str) else _plain(value) for value in (predicted, measured, tolerance))
-    return Claim(name, *said, *numbers, holds, stated["found"])
+    return Claim(name, *said, *map(_plain, (predicted, measured, tolerance)), holds, stated["found"])
 
 
-@dataclass(frozen=True)
-class ClaimTable:
-    """Checked claims, one a row."""
-
-    claims: tuple[Claim, ...]
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        rows = "".join(f"<tr>{''.join(_cell(c, *item) for item in c.cells.items())}</tr>" for c in self.claims)
-        head = "".join(f"<th>{name}</th>" for name in (self.claims[0].cells if self.claims else ()))
-        page = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        return {
-            "text/html": page,
-            "text/plain": repr(self),
-            MIME: [asdict(claim) | {"id": claim.id} for claim in self.claims],
-        }
-
-    def __repr__(self) -> str:
-        return "\n".join("; ".join((*claim.cells.values(), claim.rule)) for claim in self.claims)
+def claim_table(claims: Iterable[Claim]) -> Shown:
+    """Checked claims, one a row, and as data."""
+    claims = list(claims)
+    rows = "".join(f"<tr>{''.join(_cell(c, *item) for item in c.cells.items())}</tr>" for c in claims)
+    head = "".join(f"<th>{name}</th>" for name in (claims[0].cells if claims else ()))
+    page = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    plain = "\n".join("; ".join((*claim.cells.values(), claim.rule)) for claim in claims)
+    return Shown(page, plain, {MIME: [asdict(claim) | {"id": claim.id} for claim in claims]})
 
 
 def _cell(claim: Claim, column: str, text: str) -> str:
@@ -134,7 +122,9 @@ def _cell(claim: Claim, column: str, text: str) -> str:
     return f'<td data-label="{column}"{kind}>{shown}</td>'
 
 
-def _plain(value: Any) -> float | list[float]:
+def _plain(value: Any) -> float | list[float] | str | None:
+    if value is None or isinstance(value, str):
+        return value
     array = np.asarray(value, dtype=np.float64)
     numbers = [float(v) if math.isfinite(v) else str(v) for v in array.ravel()]  # JSON knows no NaN
     return numbers[0] if array.ndim == 0 else numbers

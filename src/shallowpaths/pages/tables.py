@@ -1,8 +1,8 @@
-"""Tables of a chapter: one look, numbers aligned, readable on dark and on narrow pages."""
+"""What Jupyter shows as HTML, and the tables of a chapter: one look, numbers aligned, readable on dark and narrow pages."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
@@ -14,20 +14,21 @@ _NUMBER = re.compile(r"[-+−]?[\d.]+(e[-+]?\d+)?( ± [\d.]+)?|–|inf|nan")
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table for a page and in plain text; Jupyter shows it."""
+class Shown:
+    """A part of a page that Jupyter shows, with its plain text, and more data by MIME type."""
 
     html: str
     plain: str
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
-        return {"text/html": f'<div class="book-table">{self.html}</div>', "text/plain": self.plain}
+        return {"text/html": self.html, "text/plain": self.plain} | self.data
 
     def __repr__(self) -> str:
         return self.plain
 
 
-def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Table:
+def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Shown:
     """A table; columns of numbers are aligned to the right, and their digits stay as they are given.
 
     Args:
@@ -44,9 +45,10 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3
         raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
     numbers = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*listed, strict=True)]
     look = {"disable_numparse": True, "colalign": ["right" if number else "left" for number in numbers]}
-    return Table(*(tabulate(listed, headers, form, **look) for form in ("html", "simple")))
+    page, plain = (tabulate(listed, headers, form, **look) for form in ("html", "simple"))
+    return Shown(f'<div class="book-table">{page}</div>', plain)
 
 
-def paper_table(records: Iterable[RunRecord]) -> Table:
+def paper_table(records: Iterable[RunRecord]) -> Shown:
     """The paper's depth table with these records beside it; see `experiments.paper.beside_paper`."""
     return table(paper_rows(records), PAPER_COLUMNS)

@@ -4,7 +4,13 @@ from shallowpaths.pages.plots.batch_sizes import accuracy_by_batch_size, rate_by
 from shallowpaths.pages.plots.drawing import style_of
 from shallowpaths.pages.plots.figure import BookFigure
 from shallowpaths.pages.plots.lines import values_against
-from shallowpaths.pages.plots.runs import accuracy_by_depth, accuracy_by_rate, loss_by_rate, trainability_map, training_curves
+from shallowpaths.pages.plots.runs import (
+    accuracy_by_depth,
+    accuracy_by_rate,
+    loss_by_rate,
+    trainability_map,
+    training_curves,
+)
 from shallowpaths.pages.plots.signals import inspection, path_lengths, signal_by_block, signal_panels, values_by_block
 
 __all__ = [
