@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from shallowpaths.measure import path_spectrum, predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages import plots
-from shallowpaths.pages.plots.figure import _THEMES
+from shallowpaths.pages.plots.figure import STYLE, THEMES
 from shallowpaths.recipes import NAMES
 from shallowpaths.theory import path_length_distribution
 from shallowpaths.training.config import RunConfig
@@ -101,7 +101,9 @@ DRAWINGS = [
 @pytest.mark.parametrize("draw", DRAWINGS)
 def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, monkeypatch):
     figure = draw(signals)
-    monkeypatch.setitem(_THEMES, "light", _THEMES["dark"])
+    for ink, colour in THEMES["light"].items():
+        for key in [key for key, value in STYLE.items() if value == colour]:
+            monkeypatch.setitem(STYLE, key, THEMES["dark"][ink])
     drawn = draw(signals)
     monkeypatch.undo()
     dark, wanted, light = (
@@ -113,9 +115,9 @@ def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, m
 
 def test_what_is_changed_in_a_figure_is_shown_in_both_themes(signals):
     figure = plots.signal_by_block(*signals)
-    assert not any(b"changed" in figure.svg(theme) for theme in _THEMES)
+    assert not any(b"changed" in figure.svg(theme) for theme in THEMES)
     figure.light.axes[0].set_title("changed")
-    assert all(b"<!-- changed -->" in figure.svg(theme) for theme in _THEMES)
+    assert all(b"<!-- changed -->" in figure.svg(theme) for theme in THEMES)
 
 
 def test_names_of_a_readers_own_can_be_told_apart():

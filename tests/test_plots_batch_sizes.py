@@ -110,7 +110,7 @@ def test_the_explorers_axes_stay_and_it_has_one_legend_entry_each():
     explorer = explorers.batch_size_explorer(study(), PREDICTED)
     pictures = [explorer.picture(**state) for state in explorer.states()]
     assert len({str(p.axes) for p in pictures}) == 1
-    assert max(pictures[0].axes["y"].ticks) == 100, "the rows above are no accuracies"
+    assert max(pictures[0].axes["y"]["ticks"]) == 100, "the rows above are no accuracies"
     assert all(pictures[0].svg().count(f">{name}<") == 1 for name in ("best to largest stable", "diverged", "best, predicted"))
     styles = {series["kind"] for packed in explorer.data["pictures"].values() for series in packed["series"]}
     assert styles == {"measured", "band", "theory", "cross"}

@@ -1,4 +1,4 @@
-"""Figures with controls: they redraw in the static book without a kernel, and in Jupyter they are ipywidgets.
+"""Figures with controls, that redraw in the static book without a kernel; in Jupyter they are ipywidgets.
 
 An Explorer is a few controls and one function that turns their values into a Picture. The book gets every state's
 numbers beside the page and draws them with `book/_assets/explorer.js`; Jupyter calls the function.

@@ -23,12 +23,13 @@ class Control:
     """A slider or a menu. Made by `slider` and `menu`.
 
     Attributes:
-        name: of the argument of the explorer's function.
-        label: what the reader sees.
+        name: of the argument of the explorer's function; label: what the reader sees.
         kind: "slider" or "menu".
-        choices: its values in order, and how each is shown.
-        start: the value at first.
+        choices: its values in order, and how each is shown; start: the value at first.
         only: another control and its value for which this one plays a part; elsewhere it is disabled.
+
+    Raises:
+        ValueError: no values, or another start.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Explorer:
     Args:
         title: what it shows, in a few words.
         controls: sliders and menus, in order.
-        compute: called with one value for each control, by name; returns the Picture.
+        compute: called with one value for each control, by name.
         start: values at first, by name, instead of the controls' own.
 
     Raises:
@@ -87,21 +88,13 @@ class Explorer:
         given = dict(start or {})
         self.title = title
         self.controls = tuple(dataclasses.replace(c, start=given.pop(c.name, c.start)) for c in controls)
+        self.start = {control.name: control.start for control in self.controls}
         if given:
-            raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
+            raise ValueError(f"start names {sorted(given)}, which are no controls: {list(self.start)}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
-    @property
-    def start(self) -> dict[str, Any]:
-        """The state at first."""
-        return {control.name: control.start for control in self.controls}
-
     def picture(self, **state: Any) -> Picture:
-        """The picture of a state; controls that are not named keep their first value.
-
-        Raises:
-            ValueError: a control that is not there.
-        """
+        """The picture of a state; controls that are not named keep their first value. A ValueError for one that is not there."""
         if unknown := set(state) - set(self.start):
             raise ValueError(f"there is no control {sorted(unknown)}: choose from {', '.join(self.start)}")
         return self._compute(**self._settled(self.start | state))
@@ -120,15 +113,14 @@ class Explorer:
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON; pictures by their controls' positions."""
-        by_name = {c.name: c for c in self.controls}
-        controls = []
+        names, controls = list(self.start), []
         for c in self.controls:
             controls.append({"label": c.label, "kind": c.kind, "labels": [*c.choices.values()], "start": c.values.index(c.start)})
             if c.only:
-                other, value = c.only
-                controls[-1]["only"] = [list(by_name).index(other), by_name[other].values.index(value)]
+                other = names.index(c.only[0])
+                controls[-1]["only"] = [other, self.controls[other].values.index(c.only[1])]
         pictures = {
-            ",".join(str(by_name[name].values.index(value)) for name, value in state.items()): self.picture(**state).packed
+            ",".join(str(c.values.index(state[c.name])) for c in self.controls): self.picture(**state).packed
             for state in self.states()
         }
         return {"controls": controls, "pictures": pictures}
@@ -149,7 +141,12 @@ class Explorer:
     @functools.cached_property
     def live(self) -> ipywidgets.VBox:
         """The explorer as widgets, which call its function at every change. For ipywidgets 7 and later."""
-        widgets = {control.name: _widget(control) for control in self.controls}
+        kinds = {"slider": ipywidgets.SelectionSlider, "menu": ipywidgets.Dropdown}
+        look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
+        widgets = {}
+        for c in self.controls:
+            options = [(label, value) for value, label in c.choices.items()]
+            widgets[c.name] = kinds[c.kind](options=options, value=c.start, description=c.label, **look)
         picture, words = ipywidgets.HTML(), ipywidgets.HTML()
 
         def show(_: Any = None) -> None:
@@ -167,12 +164,4 @@ class Explorer:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         view = {"version_major": 2, "version_minor": 0, "model_id": self.live.model_id}
-        plain = f"{self.title}\n{self.picture().words}"
-        return {MIME_WIDGET: view, "text/html": self.html(), "text/plain": plain}
-
-
-def _widget(control: Control) -> ipywidgets.Widget:
-    kind = ipywidgets.SelectionSlider if control.kind == "slider" else ipywidgets.Dropdown
-    options = [(label, value) for value, label in control.choices.items()]
-    look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
-    return kind(options=options, value=control.start, description=control.label, **look)
+        return {MIME_WIDGET: view, "text/html": self.html(), "text/plain": f"{self.title}\n{self.picture().words}"}

@@ -16,10 +16,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import ArrayLike
 
 from shallowpaths.pages.plots import style_of
+from shallowpaths.pages.plots.figure import STYLE, THEMES
 from shallowpaths.theory.checks import one_of
 
-KINDS = ("theory", "measured", "open", "cross", "band", "mean")
-MARKS = ("measured", "open", "cross")
+KINDS = {"band": ("x", "y", "top"), "mean": ("x",)} | dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y"))
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
 
 
@@ -31,8 +31,7 @@ class Series:
         kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "open" (hollow ones),
             "cross" (crosses), "band" (shaded from `y` to `top`) or "mean" (a vertical line at each x).
         name: what the legend calls it; once, where several curves have it.
-        x, y, top: of equal length; `y` is empty for "mean", `top` for all but "band". Points that are not finite are
-            left out.
+        x, y, top: of equal length, those that KINDS says; points that are not finite are left out.
         recipe: whose colour and marker it has; none for theory and band.
     """
 
@@ -45,17 +44,9 @@ class Series:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
-        columns = {name: np.asarray(getattr(self, name), dtype=float) for name in self.columns}
-        if len({column.shape for column in columns.values()}) > 1:
-            raise ValueError(f"the columns of {self.name!r} have lengths {[c.size for c in columns.values()]}")
-        good = np.all([np.isfinite(column) for column in columns.values()], axis=0)
-        for name, column in columns.items():
-            object.__setattr__(self, name, column[good])
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that a series of this kind has."""
-        return {"band": ("x", "y", "top"), "mean": ("x",)}.get(self.kind, ("x", "y"))
+        columns = np.array([getattr(self, name) for name in KINDS[self.kind]], dtype=float)
+        for name, column in zip(KINDS[self.kind], columns[:, np.isfinite(columns).all(axis=0)], strict=True):
+            object.__setattr__(self, name, column)
 
     @property
     def packed(self) -> dict[str, Any]:
@@ -63,7 +54,7 @@ class Series:
         own = style_of(self.recipe) if self.recipe else {}
         look = {"color": own.get("color", "currentColor"), "marker": "x" if self.kind == "cross" else own.get("marker", "o")}
         look["hollow"] = self.kind == "open" or own.get("markerfacecolor") == "none"
-        columns = {name: [float(f"{value:.4g}") for value in getattr(self, name)] for name in self.columns}
+        columns = {name: [float(f"{value:.4g}") for value in getattr(self, name)] for name in KINDS[self.kind]}
         return {"name": self.name, "kind": self.kind} | look | columns
 
 
@@ -89,25 +80,22 @@ class Picture:
     y_limits: tuple[float, float] | None = None
 
     @property
-    def axes(self) -> dict[str, "Axis"]:
-        """The two axes, "x" and "y"."""
-        points = [s for s in self.series if s.kind in ("theory", *MARKS)]
-        return {
-            "x": Axis(self.x_label, self.log_x, self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)),
-            "y": Axis(self.y_label, self.log_y, self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)),
-        }
+    def axes(self) -> dict[str, dict[str, Any]]:
+        """The two axes, "x" and "y": label, log, limits, ticks and their words."""
+        points = [s for s in self.series if s.kind not in ("band", "mean")]
+        x_limits = self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)
+        y_limits = self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)
+        return {"x": _axis(self.x_label, self.log_x, x_limits), "y": _axis(self.y_label, self.log_y, y_limits)}
 
     @property
     def packed(self) -> dict[str, Any]:
         """What the book's script draws it from."""
-        axes = {name: axis.packed for name, axis in self.axes.items()}
-        return axes | {"series": [s.packed for s in self.series], "words": self.words}
+        return self.axes | {"series": [s.packed for s in self.series], "words": self.words}
 
     def svg(self) -> str:
         """The picture as an inline SVG in the colour of the page's text: the same for light and dark pages."""
-        ink = {f"{part}.color": _INK for part in ("text", "xtick", "ytick")}
-        ink |= {"axes.labelcolor": _INK, "axes.edgecolor": _INK, "axes.spines.top": False, "axes.spines.right": False}
-        ink |= {"font.size": 11, "svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
+        ink = {key: _INK if value == THEMES["light"]["text"] else value for key, value in STYLE.items()}
+        ink |= {"svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
         with mpl.rc_context(ink):
             figure = Figure(figsize=(6.4, 3.9))
             axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
@@ -117,40 +105,29 @@ class Picture:
                 _set_axis(axes, name, axis)
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
             named = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-            axes.legend(named.values(), named.keys(), frameon=False, fontsize=9.5, loc="best" if len(self.series) < 4 else "upper left")
+            axes.legend(named.values(), named.keys(), loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.words)
 
 
-@dataclass(frozen=True)
-class Axis:
-    """An axis: its label, whether it is logarithmic, from where to where it goes."""
+def _axis(label: str, log: bool, limits: tuple[float, float]) -> dict[str, Any]:
+    ticks = _ticks(*limits, log)
+    return {"label": label, "log": log, "limits": limits, "ticks": ticks, "words": list(map(spoken, ticks))}
 
-    label: str
-    log: bool
-    limits: tuple[float, float]
 
-    @property
-    def ticks(self) -> list[float]:
-        """At powers of ten, eight of them at most, or at 1, 2 and 5 times these where they are few; round numbers if linear."""
-        low, high = self.limits
-        if not self.log:
-            return [float(f"{tick:.6g}") for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
-        decades = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), 307) + 1)
-        powers = [float(f"1e{decade}") for decade in decades if decade % math.ceil(len(decades) / 8) == 0]
-        fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-        for ticks in (powers, fine):
-            inside = [tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high]
-            if len(inside) > 2:
-                break
-        return inside or [low, high]
-
-    @property
-    def packed(self) -> dict[str, Any]:
-        """What the book's script draws it from."""
-        limits = {"label": self.label, "log": self.log, "limits": self.limits}
-        return limits | {"ticks": self.ticks, "words": list(map(spoken, self.ticks))}
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    """At powers of ten, eight of them at most, or at 1, 2 and 5 times these where they are few; round numbers if linear."""
+    if not log:
+        return [float(f"{tick:.6g}") for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high]
+    decades = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), 307) + 1)
+    powers = [float(f"1e{decade}") for decade in decades if decade % math.ceil(len(decades) / 8) == 0]
+    fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+    for ticks in (powers, fine):
+        inside = [tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high]
+        if len(inside) > 2:
+            break
+    return inside or [low, high]
 
 
 def spoken(value: float) -> str:
@@ -163,20 +140,13 @@ def spoken(value: float) -> str:
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
 
 
-def thin(blocks: int) -> np.ndarray:
-    """Block numbers 1 ... blocks that a picture shows: all at first, then at equal distances on a logarithmic axis."""
-    return np.unique(np.geomspace(1, blocks, 100).round().astype(int))
-
-
 def _limits(columns: list[np.ndarray], log: bool, room: float) -> tuple[float, float]:
     """From least to largest, with some room; never empty, and only positive on a logarithmic axis."""
     values = np.concatenate([*columns, []])
-    values = values[values > 0] if log else values
+    values = np.log10(values[values > 0]) if log else values
     if values.size == 0:
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())
-    if log:
-        low, high = np.log10([low, high])
     spare = room * (high - low) or (0.0 if high > low else 0.3 if log else 0.5)
     low, high = low - spare, high + spare
     return tuple(float(f"{v:.4g}") for v in ((10**low, 10 ** min(high, 308.0)) if log else (low, high)))
@@ -188,19 +158,19 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.plot(series.x, series.y, color=_INK, linewidth=1.0, zorder=3, label=series.name)
     elif series.kind == "band":
         axes.fill_between(series.x, series.y, series.top, color=_INK, alpha=0.15, linewidth=0, label=series.name)
-    elif series.kind in MARKS:
-        look = {"open": {"markerfacecolor": "none"}, "cross": {"marker": "x"}}.get(series.kind, {})
-        axes.plot(series.x, series.y, **style | look, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
-    else:
+    elif series.kind == "mean":
         for x in series.x:
             axes.axvline(x, color=style.get("color", _INK), linestyle="--", linewidth=1.6, label=series.name)
+    else:
+        look = {"open": {"markerfacecolor": "none"}, "cross": {"marker": "x"}}.get(series.kind, {})
+        axes.plot(series.x, series.y, **style | look, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
 
 
-def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
-    axes.set(**{f"{name}scale": "log" if axis.log else "linear", f"{name}lim": axis.limits, f"{name}label": axis.label})
+def _set_axis(axes: Axes, name: str, axis: dict[str, Any]) -> None:
+    axes.set(**{f"{name}scale": "log" if axis["log"] else "linear", f"{name}lim": axis["limits"], f"{name}label": axis["label"]})
     drawn = axes.xaxis if name == "x" else axes.yaxis
-    drawn.set_major_locator(FixedLocator(axis.ticks))
-    drawn.set_major_formatter(FixedFormatter(list(map(spoken, axis.ticks))))
+    drawn.set_major_locator(FixedLocator(axis["ticks"]))
+    drawn.set_major_formatter(FixedFormatter(axis["words"]))
     drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
 
 

@@ -14,7 +14,8 @@ from shallowpaths.measure import SignalStatistics, signal_statistics
 from shallowpaths.measure.prediction import signal_of_recipe
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
-from shallowpaths.pages.explorers.pictures import Picture, Series, spoken, thin
+from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
+from shallowpaths.pages.plots.signals import mean_length
 from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
 from shallowpaths.theory.checks import one_of
 
@@ -23,8 +24,7 @@ WIDTHS = (16, 64)
 ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 ACTIVATION_WORDS = {"linear": "linear", "relu": "ReLU"}
 DEEPEST = 1000
-POINTS = 100  # of a distribution of path lengths, at most
-VIEWS = {"near": "the lengths that matter", "all": "from 0 to d"}
+POINTS = 100  # of a curve, at most
 BATCH = 64  # Gaussian inputs, independent of each other
 QUANTITIES = {
     "skip_variance": "skip variance Var(xˡ)",
@@ -38,30 +38,26 @@ _BAND = {"skip_variance": 1.0, "skip_second_moment": 1.0, "downscaling": 0.5}  #
 
 def signal_explorer(
     recipes: Sequence[str] = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"),
-    quantities: Sequence[str] = ("skip_variance", "branch_share"),
-    *,
-    blocks: Sequence[int] = BLOCKS,
-    measured_blocks: int = 128,
-    seed: int = 0,
-    start: Mapping[str, Any] | None = None,
+    quantities: Sequence[str] = ("skip_variance", "branch_share"), *,
+    blocks: Sequence[int] = BLOCKS, measured_blocks: int = 128, seed: int = 0, start: Mapping[str, Any] | None = None,
     title: str = "The signal, block by block",
-) -> Explorer:
+) -> Explorer:  # fmt: skip
     """A quantity of the signal in fully connected networks of any recipe, predicted and measured.
 
     Args:
-        recipes: for the menu; "skipinit" has a slider for alpha.
-        quantities: of QUANTITIES, for the menu.
-        blocks: for the slider.
+        recipes, quantities, blocks: to choose from; "skipinit" has a slider for alpha, quantities are those of QUANTITIES.
         measured_blocks: real networks are built up to this depth; beyond, theory stands alone.
         seed: of the networks' weights and of the inputs.
         start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
+
+    Raises:
+        ValueError: a recipe, a quantity or a control that there is not.
     """
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
     controls = [
         menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
-        *recipe_controls(recipes, blocks),
-        menu("activation", "activation", ACTIVATION_WORDS, "relu"),
+        *_controls(recipes, blocks),
         slider("width", "width", WIDTHS, WIDTHS[-1]),
     ]
 
@@ -71,56 +67,65 @@ def signal_explorer(
         chosen = recipe_of(recipe, alpha)
         line, band = predicted_quantity(chosen, quantity, blocks, activation, width)
         seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
-        said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks of width {width}"
-        words = f"{said}. {_words(quantity, line, seen)}"
+        words = f"{_said(recipe, alpha, activation, blocks)} of width {width}. {_words(quantity, line, seen)}"
+        shown = np.unique(np.geomspace(1, blocks, POINTS).round().astype(int))  # all at first
+        series = [Series("theory", "predicted", shown, line[shown - 1])]
+        if band is not None:
+            series.insert(0, Series("band", "expected at this width", shown, *(edge[shown - 1] for edge in band)))
+        if seen is not None and len(seen):
+            marks = shown[shown <= len(seen)]
+            series.append(Series("measured", f"measured, {recipe}", marks, seen[marks - 1], recipe=recipe))
         log_x = chosen.normalizes_branch or quantity == "branch_share"
-        return Picture(
-            "block l", QUANTITIES[quantity], _series(recipe, line, band, seen), words, log_x, bool(np.all(line > 0))
-        )
+        return Picture("block l", QUANTITIES[quantity], tuple(series), words, log_x, bool(np.all(line > 0)))
 
     return Explorer(title, controls, compute, start)
 
 
 def path_explorer(
-    recipes: Sequence[str] = ("batchnorm", "unnormalized", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"),
-    *,
+    recipes: Sequence[str] = ("batchnorm", "unnormalized", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2"), *,
     measured: Mapping[tuple[str, str, int], ArrayLike | Sequence[ArrayLike]] | None = None,
-    blocks: Sequence[int] = BLOCKS,
-    start: Mapping[str, Any] | None = None,
-) -> Explorer:
+    blocks: Sequence[int] = BLOCKS, start: Mapping[str, Any] | None = None,
+) -> Explorer:  # fmt: skip
     """The share of the signal that paths of each length carry, with the mean length marked.
 
     Args:
-        recipes: for the menu; "skipinit" has a slider for alpha.
+        recipes, blocks: to choose from; "skipinit" has a slider for alpha.
         measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it:
             shares of lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut.
-        blocks: for the slider.
         start: values of controls at first, by name: recipe, alpha, blocks, activation, view.
+
+    Raises:
+        ValueError: a recipe or a control that there is not.
     """
-    controls = [
-        *recipe_controls(recipes, blocks),
-        menu("activation", "activation", ACTIVATION_WORDS, "relu"),
-        menu("view", "lengths", VIEWS),
-    ]
-    spectra = {key: list(np.atleast_2d(value)) for key, value in (measured or {}).items()}
+    controls = [*_controls(recipes, blocks), menu("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
         chosen = recipe_of(recipe, alpha)
-        probability = forward_signal(chosen, blocks, activation).path_probability[:blocks]
-        said = f"{recipe_words(recipe, alpha)}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
-        return _picture(recipe, probability, spectra.get((chosen.name, activation, blocks), []), said, view)
+        shares = theory.path_length_distribution(forward_signal(chosen, blocks, activation).path_probability[:blocks])
+        mean, lengths = mean_length([shares]), _lengths(shares)
+        series = [Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)]
+        series += [Series("theory", "predicted", lengths, shares[lengths])]
+        words = f"{_said(recipe, alpha, activation, blocks)}. Mean path length predicted {spoken(mean)} of {blocks}"
+        if (spectra := (measured or {}).get((chosen.name, activation, blocks))) is not None:
+            for row in (spectra := np.atleast_2d(spectra)):
+                seen = lengths[lengths < len(row)]
+                series.append(Series("measured", f"measured, {recipe}", seen, row[seen], recipe=recipe))
+            words += f", measured {' and '.join(spoken(mean_length([row])) for row in spectra[:3])}"
+        low, high = np.searchsorted(np.cumsum(shares), (0.05, 0.95))
+        words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
+        limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
+        return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
 
     return Explorer("Path lengths: through how many branches does the signal go?", controls, compute, start)
 
 
-def recipe_controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
-    """A menu of recipes, alpha where SkipInit is among them, and the number of blocks."""
+def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
+    """A menu of recipes, alpha where SkipInit is among them, the number of blocks, and the activation."""
     for name in recipes:
         get_recipe(name)
-    chosen = [menu("recipe", "recipe", recipes)]
-    if "skipinit" in recipes:
-        chosen.append(slider("alpha", "alpha", ALPHAS, only=("recipe", "skipinit")))
-    return [*chosen, slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])]
+    alpha = [slider("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
+    depth = slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])
+    return [menu("recipe", "recipe", recipes), *alpha, depth, menu("activation", "activation", ACTIVATION_WORDS, "relu")]
 
 
 def recipe_of(recipe: str, alpha: float | None) -> Recipe:
@@ -128,12 +133,13 @@ def recipe_of(recipe: str, alpha: float | None) -> Recipe:
     return get_recipe(f"skipinit-{alpha}" if recipe == "skipinit" and alpha else recipe)
 
 
-def recipe_words(recipe: str, alpha: float | None) -> str:
-    """The recipe as a reader would say it."""
-    return f"skipinit with alpha {alpha or 0:g}" if recipe == "skipinit" else recipe
+def _said(recipe: str, alpha: float | None, activation: str, blocks: int) -> str:
+    """The network as a reader would say it."""
+    name = f"skipinit with alpha {alpha or 0:g}" if recipe == "skipinit" else recipe
+    return f"{name}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
 
 
-def depends_on_depth(recipe: Recipe) -> bool:
+def _depends_on_depth(recipe: Recipe) -> bool:
     """Whether a block's initialization depends on how many blocks there are."""
     return recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
 
@@ -143,8 +149,7 @@ predicted_signal = functools.lru_cache(maxsize=512)(signal_of_recipe)
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
     """A prediction whose first `blocks` entries hold for that many blocks, forward: from one deep network where it can be."""
-    deep = blocks if depends_on_depth(recipe) else max(blocks, DEEPEST)
-    return predicted_signal(recipe, deep, activation=activation)
+    return predicted_signal(recipe, blocks if _depends_on_depth(recipe) else max(blocks, DEEPEST), activation=activation)
 
 
 @functools.lru_cache(maxsize=512)
@@ -162,7 +167,7 @@ def predicted_quantity(
     line = getattr(forward_signal(recipe, blocks, activation), quantity)[:blocks]
     if quantity not in _BAND:
         return line, None
-    low, high = _spread(recipe, blocks if depends_on_depth(recipe) else DEEPEST, activation, width)
+    low, high = _spread(recipe, blocks if _depends_on_depth(recipe) else DEEPEST, activation, width)
     with np.errstate(over="ignore"):
         return line, tuple(factor[:blocks] ** _BAND[quantity] * line for factor in (low, high))
 
@@ -183,26 +188,13 @@ def measured_quantity(
     A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where the
     recipe depends on the depth and no network is that deep.
     """
-    own = depends_on_depth(recipe)
+    own = _depends_on_depth(recipe)
     if own and blocks > deepest:
         return None
     statistics = _statistics(recipe, blocks if own else deepest, activation, width, seed)
     values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
     broken = ~np.isfinite(values)
     return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
-
-
-def _series(
-    recipe: str, line: np.ndarray, band: tuple[np.ndarray, np.ndarray] | None, seen: np.ndarray | None
-) -> tuple[Series, ...]:
-    blocks = thin(len(line))
-    series = [Series("theory", "predicted", blocks, line[blocks - 1])]
-    if band is not None:
-        series.insert(0, Series("band", "expected at this width", blocks, *(edge[blocks - 1] for edge in band)))
-    if seen is not None and len(seen):
-        marks = blocks[blocks <= len(seen)]
-        series.append(Series("measured", f"measured, {recipe}", marks, seen[marks - 1], recipe=recipe))
-    return tuple(series)
 
 
 def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
@@ -216,25 +208,6 @@ def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
         return f"{words}; not measured at this depth."
     last = "" if len(seen) == len(line) else ", the last one measured"
     return f"{words}; measured {ends[1]} at block {len(seen)}{last}."
-
-
-def _picture(recipe: str, probability: np.ndarray, measured: list[np.ndarray], said: str, view: str) -> Picture:
-    shares = theory.path_length_distribution(probability)
-    mean, blocks = theory.mean_path_length(probability), len(probability)
-    lengths = _lengths(shares)
-    mean_line = Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)
-    series = [mean_line, Series("theory", "predicted", lengths, shares[lengths])]
-    words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
-    for row in measured:
-        seen = lengths[lengths < len(row)]
-        series.append(Series("measured", f"measured, {recipe}", seen, row[seen], recipe=recipe))
-    if measured:
-        means = [float(np.arange(len(row)) @ row / row.sum()) for row in measured]
-        words += f", measured {' and '.join(spoken(m) for m in means[:3])}"
-    low, high = np.searchsorted(np.cumsum(shares), (0.05, 0.95))
-    words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
-    limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
-    return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
 
 
 def _lengths(shares: np.ndarray) -> np.ndarray:
