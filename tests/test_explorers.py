@@ -17,7 +17,7 @@ from building import rendering
 from shallowpaths import measure
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages import explorers
-from shallowpaths.pages.explorers import Explorer, Picture, Series, menu, slider
+from shallowpaths.pages.explorers import Control, Explorer, Picture, Series
 from shallowpaths.pages.explorers import signals as explorer_of_signals
 from shallowpaths.pages.explorers.explorer import MIME_WIDGET
 from shallowpaths.pages.explorers.pictures import spoken
@@ -257,11 +257,10 @@ def constant(**_):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: slider("d", "d", []), "needs values"),
-        (lambda: slider("d", "d", [1, 2], start=3), "cannot start at 3"),
-        (lambda: menu("m", "m", []), "needs values"),
-        (lambda: Explorer("t", [slider("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
-        (lambda: Explorer("t", [slider("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
+        (lambda: Control("d", "d", [1, 2], start=3), "cannot start at 3"),
+        (lambda: Control("m", "m", []), "cannot start at None"),
+        (lambda: Explorer("t", [Control("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
+        (lambda: Explorer("t", [Control("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
         (lambda: Series("line", "line", [1], [1]), "kind 'line' is unknown"),
         (lambda: explorers.signal_explorer(["batchnrom"]), "did you mean 'batchnorm'?"),
         (lambda: explorers.signal_explorer(["batchnorm"], ["skip"]), "quantity 'skip' is unknown"),

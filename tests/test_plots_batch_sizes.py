@@ -48,7 +48,7 @@ def test_test_accuracy_and_loss_stand_at_the_rate_that_validation_chose():
     assert "fixup at no rate at batch 256" in figure.alt
     assert heights(accuracy, RING) == pytest.approx([49])
     assert heights(loss, RING) == pytest.approx([1.0])
-    assert figure.svg("dark")
+    assert figure.svg()["dark"]
 
 
 def test_accuracies_of_several_seeds_have_bars_of_their_standard_deviation():
@@ -79,7 +79,7 @@ def test_rates_are_chosen_on_validation_with_the_range_that_is_as_good_and_edges
     assert "skipinit at batch 256: best 0.125 on the grid's edge, largest stable 0.125" in figure.alt
     assert "fixup at batch 256: best none, largest stable none" in figure.alt
     assert list(lines(axes)).count(RING) == 1
-    assert figure.svg("dark")
+    assert figure.svg()["dark"]
 
 
 def by_kind(picture, kind):

@@ -20,29 +20,28 @@ MIME_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 @dataclass(frozen=True)
 class Control:
-    """A slider or a menu. Made by `slider` and `menu`.
+    """A slider over numbers, or a menu over words.
 
     Attributes:
         name: of the argument of the explorer's function; label: what the reader sees.
-        kind: "slider" or "menu".
-        choices: its values in order, and how each is shown; start: the value at first.
+        choices: its values in order; or {value: how it is shown}, which it always is afterwards.
+        start: the value at first; None takes the first. A ValueError if it is none of them.
         only: another control and its value for which this one plays a part; elsewhere it is disabled.
-
-    Raises:
-        ValueError: no values, or another start.
     """
 
     name: str
     label: str
-    kind: str
-    choices: Mapping[Any, str]
-    start: Any
+    choices: Mapping[Any, str] | Iterable[Any]
+    start: Any = None
     only: tuple[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.choices:
-            raise ValueError(f"control {self.name!r} needs values")
-        if self.start not in self.choices:
+        given = self.choices
+        shown = given if isinstance(given, Mapping) else {v: v if isinstance(v, str) else f"{v:g}" for v in given}
+        object.__setattr__(self, "choices", shown)
+        if self.start is None and shown:
+            object.__setattr__(self, "start", self.values[0])
+        if self.start not in shown:
             raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
 
     @property
@@ -50,36 +49,20 @@ class Control:
         """Its values in order."""
         return list(self.choices)
 
+    @property
+    def kind(self) -> str:
+        """What it is: "menu" where its values are words, else "slider"."""
+        return "menu" if isinstance(self.start, str) else "slider"
+
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
         return self.only is None or state[self.only[0]] == self.only[1]
 
 
-def slider(
-    name: str, label: str, values: Iterable[float], start: float | None = None, only: tuple[str, Any] | None = None
-) -> Control:
-    """A slider over given numbers; see Control."""
-    choices = {value: f"{value:g}" for value in values}
-    return Control(name, label, "slider", choices, next(iter(choices), None) if start is None else start, only)
-
-
-def menu(name: str, label: str, choices: Mapping[str, str] | Iterable[str], start: str | None = None) -> Control:
-    """A menu over words, or over {value: words}; see Control."""
-    words = dict(choices) if isinstance(choices, Mapping) else {choice: choice for choice in choices}
-    return Control(name, label, "menu", words, start or next(iter(words), None))
-
-
 class Explorer:
-    """A figure with controls.
+    """A figure with controls. compute: called with one value for each of them, by name.
 
-    Args:
-        title: what it shows, in a few words.
-        controls: sliders and menus, in order.
-        compute: called with one value for each control, by name.
-        start: values at first, by name, instead of the controls' own.
-
-    Raises:
-        ValueError: `start` names what is no control, or gives a value that its control does not have.
+    start: values at first, by name, instead of the controls' own. A ValueError for what is no control, or none of its values.
     """
 
     def __init__(
@@ -94,7 +77,7 @@ class Explorer:
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     def picture(self, **state: Any) -> Picture:
-        """The picture of a state; controls that are not named keep their first value. A ValueError for one that is not there."""
+        """The picture of a state; controls that are not named keep their first value. A ValueError for other names."""
         if unknown := set(state) - set(self.start):
             raise ValueError(f"there is no control {sorted(unknown)}: choose from {', '.join(self.start)}")
         return self._compute(**self._settled(self.start | state))
@@ -126,13 +109,13 @@ class Explorer:
         return {"controls": controls, "pictures": pictures}
 
     def html(self) -> str:
-        """The explorer for a page: its first picture for readers without scripts, and the data of every state, compressed."""
-        first = self.picture()
+        """For a page: the first picture, for readers without scripts, and the data of every state, compressed."""
+        first, title = self.picture(), html.escape(self.title)
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         packed = base64.b64encode(gzip.compress(data.encode(), mtime=0)).decode()
         return (
-            f'<div class="explorer" role="group" aria-label="{html.escape(self.title)}">'
-            f'<p class="explorer-title">{html.escape(self.title)}</p><div class="explorer-controls"></div>'
+            f'<div class="explorer" role="group" aria-label="{title}">'
+            f'<p class="explorer-title">{title}</p><div class="explorer-controls"></div>'
             f'<div class="explorer-picture">{first.svg()}</div>'
             f'<p class="explorer-words" aria-live="polite">{html.escape(first.words)}</p>'
             f'<script type="application/gzip">{packed}</script></div>'

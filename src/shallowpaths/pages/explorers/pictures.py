@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import ArrayLike
 
 from shallowpaths.pages.plots import style_of
-from shallowpaths.pages.plots.figure import STYLE, THEMES
+from shallowpaths.pages.plots.drawing import STYLE, THEMES
 from shallowpaths.theory.checks import one_of
 
 KINDS = {"band": ("x", "y", "top"), "mean": ("x",)} | dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y"))
@@ -94,7 +94,7 @@ class Picture:
 
     def svg(self) -> str:
         """The picture as an inline SVG in the colour of the page's text: the same for light and dark pages."""
-        ink = {key: _INK if value == THEMES["light"]["text"] else value for key, value in STYLE.items()}
+        ink = {key: _INK if value == THEMES["light"][0] else value for key, value in STYLE.items()}
         ink |= {"svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
         with mpl.rc_context(ink):
             figure = Figure(figsize=(6.4, 3.9))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from shallowpaths.experiments.records import STABLE_ERROR, BestRate, best_rate, group_by, validation_error
-from shallowpaths.pages.explorers.explorer import Explorer, menu, slider
+from shallowpaths.pages.explorers.explorer import Control, Explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
 from shallowpaths.pages.plots.drawing import all_records
 from shallowpaths.pages.plots.runs import Lines, edge_words, points_by
@@ -60,7 +60,7 @@ def batch_size_explorer(
         return Picture("effective learning rate", "validation accuracy, %", drawn, said, True, False, *limits)
 
     sizes = sorted({size for _, size in groups})
-    return Explorer("Which learning rate, at which batch size?", [slider("batch_size", "batch size", sizes, start)], compute)
+    return Explorer("Which learning rate, at which batch size?", [Control("batch_size", "batch size", sizes, start)], compute)
 
 
 def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start: str | None = None) -> Explorer:
@@ -89,7 +89,7 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
         words = f"{recipe}, at least {enough} % of test images right: {edges}."
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=_rates_with_room(runs))
 
-    controls = [menu("recipe", "recipe", list(groups), start), slider("enough", "test accuracy of at least, %", ACCURACIES, 50)]
+    controls = [Control("recipe", "recipe", list(groups), start), Control("enough", "test accuracy of at least, %", ACCURACIES, 50)]
     return Explorer("How deep, at which learning rate?", controls, compute)
 
 

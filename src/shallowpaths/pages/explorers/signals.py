@@ -13,9 +13,9 @@ from shallowpaths import theory
 from shallowpaths.measure import SignalStatistics, signal_statistics
 from shallowpaths.measure.prediction import signal_of_recipe
 from shallowpaths.networks import ResidualMLP
-from shallowpaths.pages.explorers.explorer import Control, Explorer, menu, slider
+from shallowpaths.pages.explorers.explorer import Control, Explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series, spoken
-from shallowpaths.pages.plots.signals import mean_length
+from shallowpaths.pages.plots.values import mean_length
 from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
 from shallowpaths.theory.checks import one_of
 
@@ -56,9 +56,9 @@ def signal_explorer(
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
     controls = [
-        menu("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
+        Control("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
         *_controls(recipes, blocks),
-        slider("width", "width", WIDTHS, WIDTHS[-1]),
+        Control("width", "width", WIDTHS, WIDTHS[-1]),
     ]
 
     def compute(
@@ -97,7 +97,7 @@ def path_explorer(
     Raises:
         ValueError: a recipe or a control that there is not.
     """
-    controls = [*_controls(recipes, blocks), menu("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
+    controls = [*_controls(recipes, blocks), Control("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
         chosen = recipe_of(recipe, alpha)
@@ -123,9 +123,9 @@ def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
     """A menu of recipes, alpha where SkipInit is among them, the number of blocks, and the activation."""
     for name in recipes:
         get_recipe(name)
-    alpha = [slider("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
-    depth = slider("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])
-    return [menu("recipe", "recipe", recipes), *alpha, depth, menu("activation", "activation", ACTIVATION_WORDS, "relu")]
+    alpha = [Control("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
+    depth = Control("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])
+    return [Control("recipe", "recipe", recipes), *alpha, depth, Control("activation", "activation", ACTIVATION_WORDS, "relu")]
 
 
 def recipe_of(recipe: str, alpha: float | None) -> Recipe:

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from shallowpaths.experiments import records as experiments
 from shallowpaths.experiments.records import STABLE_ERROR, BestRate, Point, best_rate, group_by
 from shallowpaths.pages.plots import drawing
-from shallowpaths.pages.plots.drawing import CROSS, GUESSED, predict, rate_words, style_of
-from shallowpaths.pages.plots.figure import BookFigure, styled
+from shallowpaths.pages.plots.drawing import CROSS, GUESSED, BookFigure, predict, rate_words, style_of, styled
 from shallowpaths.training.record import RunRecord
 
 DASHES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  # "--" is the largest stable rate's
@@ -25,13 +24,9 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
 
     Both are those of the runs at the rate that the validation split chose, mean and standard deviation over seeds. A ring is
     around a point whose rate lies on the grid's edge; a cross on the line of guessing is a batch size at which no rate trained.
+    A ValueError where a record has no validation split, or more than recipe, batch size, rate and seed differ.
 
-    Args:
-        predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean of what was
-            measured up to there.
-
-    Raises:
-        ValueError: no record, one without a validation split, or settings other than recipe, batch size, rate and seed differ.
+    predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean measured up to there.
     """
     runs = drawing.all_records(records)
     chosen = _chosen_by_size(runs, experiments.validation_error, STABLE_ERROR)
@@ -57,7 +52,7 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
     accuracy.set(ylabel="test accuracy, %")
     loss.set(ylabel="final training loss")
     for axes in (accuracy, loss):
-        _size_axis(axes, runs)
+        drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
     drawing.legend_below(figure, (accuracy, loss), 3)
     said = "; ".join(
         f"{name} " + ", ".join(_accuracy_words(size, points[name].get(size), best) for size, best in by_size.items())
@@ -76,10 +71,8 @@ def rate_by_batch_size(
 
     A bar spans the rates that are as good as the best, a ring is around a best rate that lies on the grid's edge.
 
-    Args:
-        guessing: what guessing has by the criterion, or less; a run that ends above it counts as unstable.
-        predicted: batch sizes and the rates predicted for them, by recipe or by a label of your own.
-        criterion: what chooses: `final_train_loss` or `validation_error`.
+    criterion: what chooses, `final_train_loss` or `validation_error`; guessing: what guessing has by it, or less: a run that
+    ends above counts as unstable; predicted: batch sizes and their rates, by recipe or by a label of your own.
     """
     runs = drawing.all_records(records)
     best = _chosen_by_size(runs, criterion, guessing)
@@ -92,8 +85,7 @@ def rate_by_batch_size(
         _ring(axes, name, at, rates, chosen.values())
         for x, (low, high) in zip(at, (b.as_good for b in chosen.values()), strict=True):
             if low < high:
-                label = _once(axes, "rates as good")
-                axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.4, label=label)
+                axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.4, label=_once(axes, "rates as good"))
         dashed = {"color": colour, "marker": "_", "markersize": 12, "linestyle": "--"}
         axes.plot(at, [b.largest_stable for b in chosen.values()], **dashed, label=f"{name}: largest stable")
     for dash, (name, line) in zip(itertools.cycle(DASHES), (predicted or {}).items(), strict=False):
@@ -102,7 +94,7 @@ def rate_by_batch_size(
     axes.set(ylabel="effective learning rate")
     if any(trained.values()):
         axes.set_yscale("log", base=2)
-    _size_axis(axes, runs)
+    drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
     drawing.legend_beside(axes)
     said = "; ".join(
         f"{name} at batch {size}: best {rate_words(b.effective_rate)}{_range_words(b)}, largest stable {rate_words(b.largest_stable)}"
@@ -137,10 +129,6 @@ def _ring(axes: Axes, name: str, at: Iterable[float], heights: Iterable[float], 
         drawing.draw(axes, rings, **look, label=_once(axes, RING))
 
 
-def _size_axis(axes: Axes, runs: list[RunRecord]) -> None:
-    drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
-
-
 def _moved(sizes: Iterable[int], place: int, recipes: int) -> list[float]:
     """Where a recipe's marks stand, beside those of the others."""
     return [size * APART ** (place - (recipes - 1) / 2) for size in sizes]
@@ -155,9 +143,9 @@ def _flat_line(points: Mapping[int, Point], border: float) -> dict[float, float]
 def _accuracy_words(size: int, point: Point | None, best: BestRate) -> str:
     if point is None:
         return f"at no rate at batch {size}"
-    edge = ", on the grid's edge" if best.on_edge else ""
+    rate = f"rate {best.effective_rate:.3g}" + (", on the grid's edge" if best.on_edge else "")
     spread = "" if point.accuracy_std is None else f" ± {100 * point.accuracy_std:.1f}"
-    return f"{100 * point.accuracy:.1f}{spread} %, loss {point.train_loss:.3g} at batch {size} (rate {best.effective_rate:.3g}{edge})"
+    return f"{100 * point.accuracy:.1f}{spread} %, loss {point.train_loss:.3g} at batch {size} ({rate})"
 
 
 def _range_words(best: BestRate) -> str:

@@ -1,9 +1,14 @@
-"""What all figures are drawn with: a recipe's look through the whole book, measured in colour, predicted thin and dark."""
+"""What all figures are drawn with: a recipe's look through the whole book, light and dark pages, axes, legends and words."""
 
+import base64
 import collections
+import html
+import io
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,6 +18,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from shallowpaths.experiments.records import Point
 from shallowpaths.recipes import NAMES
 from shallowpaths.training.record import RunRecord
+
+THEMES = {"light": ("#1a1a1a", "#d9d9d9"), "dark": ("#e6e6e6", "#4a4a4a")}  # text and grid; all else is the same on both
+_TEXT, _GRID = THEMES["light"]
+STYLE = {
+    "text.color": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _TEXT,
+    "axes.grid": True, "grid.color": _GRID, "grid.linewidth": 0.6, "lines.linewidth": 1.6, "font.size": 11,
+    "axes.facecolor": "none", "figure.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "legend.fontsize": 9.5, "figure.labelsize": "medium",
+}  # fmt: skip
+styled = mpl.rc_context(STYLE)  # decorates what draws a figure
+WIDE = 7.0  # inches; on a phone a figure wider than this, or of several panels, scrolls sideways in its own frame
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; relatives share a hue and differ in marker.
 _COLOURS = {
@@ -35,9 +51,66 @@ CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}
 GUESSED = 10.0  # per cent of ten classes
 DASHES = ("-", "--", "-.", ":")  # of several lines in one colour
 
+# Which of the two pictures shows: the book's theme, JupyterLab, VS Code and Colab each mark a dark page in their own way.
+_DARK_PAGES = ("html[data-theme=dark]", "[data-jp-theme-light=false]", ".vscode-dark", "html[theme=dark]")
+_LIGHT, _DARK = (",".join(f"{page} .figure-{theme}" for page in _DARK_PAGES) for theme in THEMES)
+_SWITCH = (
+    "<style>.figure-dark{display:none}.book-figure img{max-width:100%}"
+    f"{_LIGHT}{{display:none}}{_DARK}{{display:inline}}</style>"
+)
+
+
+class BookFigure:
+    """A figure for light and for dark pages, with a text alternative; Jupyter shows it.
+
+    Attributes:
+        light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too.
+        alt: what the figure shows, in words.
+    """
+
+    def __init__(self, light: Figure, alt: str):
+        self.light, self.alt = light, alt
+
+    def svg(self) -> dict[str, str]:
+        """As SVG with a transparent ground, by theme: the dark one is the light one with two colours exchanged."""
+        light = dark = self._rendered("svg").decode()
+        for one, other in zip(THEMES["light"], THEMES["dark"], strict=True):
+            dark = dark.replace(one, other)
+        return {"light": light, "dark": dark}
+
+    def html(self) -> str:
+        """Both pictures for a page, of which it shows the one for its theme."""
+        wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
+        alt, svgs = html.escape(self.alt), self.svg()
+        images = "".join(f'<img class="figure-{theme}" alt="{alt}" src="{_address(svg)}">' for theme, svg in svgs.items())
+        return f'{_SWITCH}<div class="book-figure{wide}">{images}</div>'
+
+    def _rendered(self, form: str, **more: Any) -> bytes:
+        file = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
+            self.light.savefig(file, format=form, bbox_inches="tight", metadata={"Date": None}, **{"transparent": True} | more)
+        return file.getvalue()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
+        page, png = self.html(), self._rendered("png", facecolor="white", transparent=False)
+        return {"text/html": page, "image/png": base64.b64encode(png).decode(), "text/plain": self.alt}
+
+
+def _address(svg: str) -> str:
+    """An SVG as an image's address, half as long as in base64: no remarks, positions to a hundredth of a point.
+
+    The marks of a line all have one style: it is given once, to their group.
+    """
+    text = re.sub(r"<\?xml.*?\?>|<!.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    positions = r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)'  # and no scale(): a hundredth of it is much
+    text = re.sub(positions, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), text)
+    marks = r'<g((?:(?! style=)[^>])*)>\s*(<use [^>]*?( style="[^"]*")/>\s*(?:<use [^>]*?\3/>\s*)*)</g>'
+    text = re.sub(marks, lambda group: f"<g{group[1]}{group[3]}>{group[2].replace(group[3], '')}</g>", text)
+    return "data:image/svg+xml," + quote(" ".join(text.split()).replace('"', "'"), safe=" '<>=/:;,.()*+-")
+
 
 def style_of(recipe: str) -> dict[str, Any]:
-    """The colour and marker of a recipe in every figure, as arguments of matplotlib's `plot`; another name keeps its first look."""
+    """The colour and marker of a recipe in every figure, as arguments of matplotlib's `plot`; other names keep their first."""
     if recipe not in _LOOKS:
         colour, marker = next(_FURTHER)
         _LOOKS[recipe] = {"color": colour, "marker": marker, "markerfacecolor": None}
@@ -62,7 +135,7 @@ def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def new_axes(panels: int, panel: tuple[float, float] | None = None, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure that pyplot does not keep, and its panels: up to three side by side, four two by two, more in rows of three.
+    """A figure and its panels: up to three side by side, four two by two, more in rows of three.
 
     panel: width and height of each, in inches; shared: sharex, or sharey, which is True unless it is given.
     """
@@ -93,7 +166,7 @@ def draw_guessing(axes: Axes, level: float) -> None:
 
 
 def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point], at: Sequence[float] | None = None) -> None:
-    """Draw a recipe's test accuracies in per cent, each with its standard deviation over seeds; at: where, instead of the keys."""
+    """Draw a recipe's test accuracies, each with its standard deviation over seeds; at: where, instead of the keys."""
     spread = [100 * (p.accuracy_std or 0.0) for p in points.values()]
     heights = [100 * p.accuracy for p in points.values()]
     if points:

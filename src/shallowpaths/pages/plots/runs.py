@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from shallowpaths.experiments.paper import trains
 from shallowpaths.experiments.records import best_rate, by_rate, group_by, summarise
 from shallowpaths.pages.plots import drawing
-from shallowpaths.pages.plots.drawing import CROSS, style_of
-from shallowpaths.pages.plots.figure import BookFigure, styled
+from shallowpaths.pages.plots.drawing import CROSS, BookFigure, style_of, styled
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 

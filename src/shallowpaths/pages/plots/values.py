@@ -1,4 +1,4 @@
-"""The signal at initialization, block by block, how many branches it goes through, and what `inspect` found of it."""
+"""What a network does at initialization, block by block and by path length; and any quantity against any other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from shallowpaths.measure import Inspection, SignalStatistics
 from shallowpaths.pages.plots import drawing
-from shallowpaths.pages.plots.drawing import new_axes, plain_log_ticks, predict, style_of
-from shallowpaths.pages.plots.figure import BookFigure, styled
+from shallowpaths.pages.plots.drawing import BookFigure, looks_of, new_axes, predict, recipe_in, style_of, styled
 from shallowpaths.theory import Signal
 from shallowpaths.theory.checks import one_of
 
@@ -18,6 +18,10 @@ Statistics = SignalStatistics | Sequence[SignalStatistics]
 Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Lines = Mapping[str, np.ndarray]
 Rows = Mapping[str, Sequence[np.ndarray]]
+Points = Mapping[float, float | Sequence[float]]
+MANY = 12  # points of a line; of more than these a text alternative tells the ends and the range
+TICKS = 8  # on a logarithmic axis of as many places at most each has its own
+DECADES = 1e3  # of a vertical axis with plain numbers
 
 _KINDS = ("variance", "squared_mean", "second_moment")
 _QUANTITIES = (*(f"{part}_{kind}" for part in ("skip", "branch", "output") for kind in _KINDS), "branch_share")
@@ -32,15 +36,10 @@ _LABELS = {
 def signal_by_block(
     measured: Mapping[str, Statistics], predicted: Lines, quantity: str = "skip_variance", **options: Any
 ) -> BookFigure:
-    """A quantity of SignalStatistics, as "branch_share", against the block's index l, measured (one mark a seed) and predicted.
+    """A quantity of SignalStatistics against the block's index l, measured (one mark a seed) and predicted.
 
-    Args:
-        measured: by recipe, the statistics of one network or of several seeds.
-        predicted: by recipe, the prediction for l = 1 .. d.
-        options: band, log and title, as in `values_by_block`.
-
-    Raises:
-        ValueError: a quantity that there is not.
+    measured: by recipe, the statistics of one network or of several seeds. predicted, options: as in `values_by_block`.
+    A ValueError lists the quantities.
     """
     values, word = _values(measured, quantity), quantity.replace("_", " ")
     return values_by_block(values, predicted, _LABELS.get(quantity, word), word, **options)
@@ -56,10 +55,8 @@ def values_by_block(
     Args:
         measured: one array of shape [d] for each network, or the array of a single one, by recipe. What follows a comma
             in a name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
-        predicted: the prediction for l = 1 .. d, by the same names.
-        label: of the vertical axis; words: the same in the text alternative.
-        band: lower and upper edge of what a network of finite width is expected to give, for l = 1 .. d, by name.
-        log: whether the vertical axis is logarithmic.
+        predicted: the prediction for l = 1 .. d, by the same names; band: lower and upper edge of what a finite width gives.
+        label: of the vertical axis, which is logarithmic if `log`; words: the same in the text alternative.
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
     figure, (axes,) = new_axes(1)
@@ -76,10 +73,7 @@ def values_by_block(
 def signal_panels(
     measured: Mapping[str, Statistics], predicted: Mapping[str, Signal], quantities: Sequence[str] = ("skip_variance", "branch_share")
 ) -> BookFigure:
-    """Quantities that both SignalStatistics and Signal have against the block's index l, side by side, as `signal_by_block`.
-
-    predicted: by recipe, what `theory.signal` says.
-    """
+    """Quantities that SignalStatistics and Signal have against the block's index l, side by side; arguments by recipe."""
     figure, panels = new_axes(len(quantities), (4.2, 3.6), sharey=False)
     said = []
     for axes, quantity in zip(panels, quantities, strict=True):
@@ -88,10 +82,57 @@ def signal_panels(
         _draw_by_block(axes, values, lines, {})
         axes.set(title=_LABELS.get(quantity, word), yscale="log")
         if quantity.endswith("share"):
-            plain_log_ticks(axes)
+            drawing.plain_log_ticks(axes)
         said.append(f"{word} by block: {_ends(values, lines)}.")
     panels[0].legend()
     return BookFigure(figure, " ".join(said))
+
+
+@styled
+def values_against(
+    measured: Mapping[str, Points], predicted: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, *,
+    log: str = "", title: str = "", panels: bool = False,
+) -> BookFigure:  # fmt: skip
+    """Marks of each recipe's look for what was measured, and a dark line for each prediction.
+
+    Args:
+        measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line joins
+            the marks; or {x: several y}, a mark for each.
+        predicted: by what the legend calls it, {x: y}; with panels by names as those of `measured`.
+        log: the logarithmic axes, "", "x", "y" or "xy"; a ValueError for others, and where nothing was measured.
+        panels: whether each recipe has a panel of its own, with its name as the title.
+    """
+    one_of("log", log, ("", "x", "y", "xy"))
+    if not measured:
+        raise ValueError("there is nothing measured to draw")
+    recipes = list(dict.fromkeys(map(recipe_in, measured))) if panels else [""]
+    short = (lambda name: name.partition(", ")[2] or name) if panels else str
+    figure, all_axes = new_axes(len(recipes), sharex=True)
+    for axes, recipe in zip(all_axes, recipes, strict=True):
+        for name, look in looks_of(n for n in measured if recipe in ("", recipe_in(n))).items():
+            marks = [(x, y) for x, values in measured[name].items() for y in np.atleast_1d(values)]
+            look |= {"linestyle": "none"} if any(map(np.ndim, measured[name].values())) else {}  # they are not joined
+            axes.plot(*zip(*marks, strict=True), **look | {"markersize": 5}, label=short(name))
+        for number, name in enumerate(n for n in predicted if recipe in ("", recipe_in(n))):
+            dash = drawing.DASHES[number % len(drawing.DASHES)]
+            predict(axes, predicted[name], label=short(name), linestyle=dash)
+        axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
+    places = sorted({x for points in measured.values() for x in points})
+    for axes in all_axes:
+        low, high = axes.get_ylim()
+        if "y" in log and high < DECADES * low:
+            drawing.plain_log_ticks(axes)
+        if "x" in log and len(places) <= TICKS:
+            axes.set_xticks(places, [f"{x:g}" for x in places])
+            axes.xaxis.set_minor_locator(NullLocator())
+    all_axes[0].set_ylabel(ylabel)
+    if panels:
+        drawing.legend_below(figure, all_axes, 3)
+    else:
+        drawing.legend_beside(all_axes[0])
+    groups = {"measured": measured, "predicted": predicted}
+    said = ". ".join(f"{word}: {'; '.join(map(_words, lines.items()))}" for word, lines in groups.items() if lines)
+    return BookFigure(figure, f"{ylabel} against {xlabel}. {said}.")
 
 
 @styled
@@ -103,15 +144,14 @@ def path_lengths(measured: Rows, predicted: Lines, *, lengths: tuple[float, floa
         predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
         lengths: from where to where all horizontal axes go; None shows in each panel where its shares are.
 
-    Raises:
-        ValueError: nothing was measured, or a name has no prediction.
+    A ValueError where nothing was measured, or a name has no prediction.
     """
     if not measured or set(measured) - set(predicted):
         raise ValueError(f"each name needs what was measured and a prediction: not {list(measured)} and {list(predicted)}")
     means = {name: (mean_length([predicted[name]]), mean_length(rows)) for name, rows in measured.items()}
     figure, panels = new_axes(len(measured), sharey=False)
     for axes, (name, networks) in zip(panels, measured.items(), strict=True):
-        look = style_of(drawing.recipe_in(name)) | {"linestyle": "none", "markersize": 4}
+        look = style_of(recipe_in(name)) | {"linestyle": "none", "markersize": 4}
         for number, shares in enumerate(networks):
             axes.plot(np.arange(len(shares)), shares, **look, label=None if number else "measured")
         predict(axes, dict(enumerate(predicted[name])), label="predicted")
@@ -130,17 +170,14 @@ def inspection(found: Inspection) -> BookFigure:
     blocks, at = found.blocks, range(1, len(found.blocks) + 1)
     figure, (signal, share) = new_axes(2, (4.2, 3.6), sharey=False)
     marks = {"linestyle": "none", "markersize": 4.5}
-    for axes, part, quantity, label in (
-        (signal, "skip path", "skip_variance", "skip path"),
-        (signal, "branch", "branch_variance", "branch"),
-        (share, "branch", "branch_share", "measured"),
-    ):
-        axes.plot(at, [getattr(block, quantity) for block in blocks], **style_of(part) | marks, label=label)
+    signal.plot(at, [b.skip_variance for b in blocks], **style_of("skip path") | marks, label="skip path")
+    signal.plot(at, [b.branch_variance for b in blocks], **style_of("branch") | marks, label="branch")
+    share.plot(at, [b.branch_share for b in blocks], **style_of("branch") | marks, label="measured")
     predict(share, dict(zip(at, (b.predicted_share for b in blocks), strict=True)), label="$1/(l+1)$")
     predict(share, dict.fromkeys(at, 0.5), label="1/2", linestyle=":")
     signal.set(title="variance", yscale="log")
     share.set(title="branch share")
-    plain_log_ticks(share)
+    drawing.plain_log_ticks(share)
     for axes in (signal, share):
         drawing.whole_numbers(axes, "residual addition")
         axes.legend()
@@ -155,7 +192,7 @@ def inspection(found: Inspection) -> BookFigure:
 
 
 def _draw_by_block(axes: Axes, measured: Rows, predicted: Lines, band: Bands) -> None:
-    for name, look in drawing.looks_of(measured).items():
+    for name, look in looks_of(measured).items():
         for i, row in enumerate(measured[name]):
             marks = {"linestyle": "none", "markersize": 4.5, "markevery": max(1, len(row) // 24)}
             drawing.draw(axes, dict(enumerate(row, start=1)), **look | marks, label=None if i else name)
@@ -190,3 +227,11 @@ def _where_it_matters(spectra: Sequence[np.ndarray]) -> tuple[float, float]:
     """The lengths at which a spectrum has more than a hundredth of its largest share, with room beside them."""
     carrying = np.concatenate([np.flatnonzero(shares > 0.01 * np.max(shares)) for shares in spectra])
     return max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)
+
+
+def _words(item: tuple[str, Points]) -> str:
+    """A line in words; of several values at one place, their mean."""
+    name, means = item[0], {x: np.mean(y) for x, y in item[1].items()}
+    told = list(means) if len(means) <= MANY else [min(means), max(means)]
+    said = f"{name} " + ", ".join(f"{means[x]:.3g} at " + (f"{x:.4g}" if x % 1 else f"{x:g}") for x in told)
+    return said if told == list(means) else f"{said}, all between {min(means.values()):.3g} and {max(means.values()):.3g}"
