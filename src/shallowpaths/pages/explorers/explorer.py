@@ -96,14 +96,14 @@ class Explorer:
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON; pictures by their controls' positions."""
-        names, controls = list(self.start), []
-        for c in self.controls:
-            controls.append({"label": c.label, "kind": c.kind, "labels": [*c.choices.values()], "start": c.values.index(c.start)})
-            if c.only:
-                other = names.index(c.only[0])
-                controls[-1]["only"] = [other, self.controls[other].values.index(c.only[1])]
+        names, places = list(self.start), {c.name: c.values.index for c in self.controls}
+        controls = [
+            {"label": c.label, "kind": c.kind, "labels": [*c.choices.values()], "start": places[c.name](c.start)}
+            | ({"only": [names.index(c.only[0]), places[c.only[0]](c.only[1])]} if c.only else {})
+            for c in self.controls
+        ]
         pictures = {
-            ",".join(str(c.values.index(state[c.name])) for c in self.controls): self.picture(**state).packed
+            ",".join(str(places[name](value)) for name, value in state.items()): self.picture(**state).packed
             for state in self.states()
         }
         return {"controls": controls, "pictures": pictures}

@@ -19,20 +19,16 @@ from shallowpaths.pages.plots import style_of
 from shallowpaths.pages.plots.drawing import STYLE, THEMES
 from shallowpaths.theory.checks import one_of
 
-KINDS = {"band": ("x", "y", "top"), "mean": ("x",)} | dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y"))
+# A thin line in the colour of the text, marks in the recipe's, hollow ones, crosses, an area from y to top, a vertical line at each x.
+KINDS = dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y")) | {"band": ("x", "y", "top"), "mean": ("x",)}
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a picture.
+    """One curve of a picture, of a kind of KINDS, which says what of x, y, top it has: of equal length, those not finite left out.
 
-    Attributes:
-        kind: "theory" (a thin line in the colour of the text), "measured" (marks in the recipe's colour), "open" (hollow ones),
-            "cross" (crosses), "band" (shaded from `y` to `top`) or "mean" (a vertical line at each x).
-        name: what the legend calls it; once, where several curves have it.
-        x, y, top: of equal length, those that KINDS says; points that are not finite are left out.
-        recipe: whose colour and marker it has; none for theory and band.
+    name: what the legend calls it, once, where several have it; recipe: whose colour and marker it has.
     """
 
     kind: str
@@ -50,7 +46,7 @@ class Series:
 
     @property
     def packed(self) -> dict[str, Any]:
-        """What the book's script draws it from; four significant digits, which no eye tells from more."""
+        """What the book's script draws it from, in four significant digits."""
         own = style_of(self.recipe) if self.recipe else {}
         look = {"color": own.get("color", "currentColor"), "marker": "x" if self.kind == "cross" else own.get("marker", "o")}
         look["hollow"] = self.kind == "open" or own.get("markerfacecolor") == "none"
@@ -60,15 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Picture:
-    """One state of an explorer.
-
-    Attributes:
-        x_label, y_label: of the axes, in plain text.
-        series: the curves.
-        words: the picture in words, with its numbers; the text alternative.
-        log_x, log_y: logarithmic axes.
-        x_limits, y_limits: of the axes; None fits the curves.
-    """
+    """One state of an explorer: axes of which None fits the curves, the curves, and the same in words, with the numbers."""
 
     x_label: str
     y_label: str
@@ -81,7 +69,7 @@ class Picture:
 
     @property
     def axes(self) -> dict[str, dict[str, Any]]:
-        """The two axes, "x" and "y": label, log, limits, ticks and their words."""
+        """The axes "x" and "y", each with its label, log, limits, ticks and their words."""
         points = [s for s in self.series if s.kind not in ("band", "mean")]
         x_limits = self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)
         y_limits = self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)
@@ -93,7 +81,7 @@ class Picture:
         return self.axes | {"series": [s.packed for s in self.series], "words": self.words}
 
     def svg(self) -> str:
-        """The picture as an inline SVG in the colour of the page's text: the same for light and dark pages."""
+        """An SVG to stand in a page, in the colour of its text."""
         ink = {key: _INK if value == THEMES["light"][0] else value for key, value in STYLE.items()}
         ink |= {"svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
         with mpl.rc_context(ink):
@@ -101,8 +89,12 @@ class Picture:
             axes = figure.add_axes((0.13, 0.15, 0.85, 0.8))
             for series in self.series:
                 _draw(axes, series)
-            for name, axis in self.axes.items():
-                _set_axis(axes, name, axis)
+            for (name, axis), drawn in zip(self.axes.items(), (axes.xaxis, axes.yaxis), strict=True):
+                scale = "log" if axis["log"] else "linear"
+                axes.set(**{f"{name}scale": scale, f"{name}lim": axis["limits"], f"{name}label": axis["label"]})
+                drawn.set_major_locator(FixedLocator(axis["ticks"]))
+                drawn.set_major_formatter(FixedFormatter(axis["words"]))
+                drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
             named = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
             axes.legend(named.values(), named.keys(), loc="best" if len(self.series) < 4 else "upper left")
@@ -166,16 +158,8 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.plot(series.x, series.y, **style | look, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
 
 
-def _set_axis(axes: Axes, name: str, axis: dict[str, Any]) -> None:
-    axes.set(**{f"{name}scale": "log" if axis["log"] else "linear", f"{name}lim": axis["limits"], f"{name}label": axis["label"]})
-    drawn = axes.xaxis if name == "x" else axes.yaxis
-    drawn.set_major_locator(FixedLocator(axis["ticks"]))
-    drawn.set_major_formatter(FixedFormatter(axis["words"]))
-    drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
-
-
 def _inline(svg: str, words: str) -> str:
-    """matplotlib's SVG for use within a page: no prologue, no fixed size, the page's colour, a name, and of ids only those used."""
+    """No prologue, no fixed size, the page's colour, a text alternative, and of ids only those used."""
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)

@@ -46,12 +46,10 @@ def signal_explorer(
 
     Args:
         recipes, quantities, blocks: to choose from; "skipinit" has a slider for alpha, quantities are those of QUANTITIES.
-        measured_blocks: real networks are built up to this depth; beyond, theory stands alone.
-        seed: of the networks' weights and of the inputs.
+        measured_blocks: real networks are built up to this depth; seed: of their weights and of the inputs.
         start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
 
-    Raises:
-        ValueError: a recipe, a quantity or a control that there is not.
+    A ValueError for a recipe, a quantity or a control that there is not.
     """
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
@@ -64,14 +62,17 @@ def signal_explorer(
     def compute(
         quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
     ) -> Picture:
-        chosen = recipe_of(recipe, alpha)
-        line, band = predicted_quantity(chosen, quantity, blocks, activation, width)
+        chosen, series = recipe_of(recipe, alpha), []
+        line = getattr(forward_signal(chosen, blocks, activation), quantity)[:blocks]
         seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
         words = f"{_said(recipe, alpha, activation, blocks)} of width {width}. {_words(quantity, line, seen)}"
         shown = np.unique(np.geomspace(1, blocks, POINTS).round().astype(int))  # all at first
-        series = [Series("theory", "predicted", shown, line[shown - 1])]
-        if band is not None:
-            series.insert(0, Series("band", "expected at this width", shown, *(edge[shown - 1] for edge in band)))
+        if quantity in _BAND:
+            edges = _spread(chosen, _built(chosen, blocks, max(blocks, DEEPEST)), activation, width)
+            with np.errstate(over="ignore"):
+                low, high = (edge[shown - 1] ** _BAND[quantity] * line[shown - 1] for edge in edges)
+            series.append(Series("band", "expected at this width", shown, low, high))
+        series.append(Series("theory", "predicted", shown, line[shown - 1]))
         if seen is not None and len(seen):
             marks = shown[shown <= len(seen)]
             series.append(Series("measured", f"measured, {recipe}", marks, seen[marks - 1], recipe=recipe))
@@ -89,14 +90,11 @@ def path_explorer(
     """The share of the signal that paths of each length carry, with the mean length marked.
 
     Args:
-        recipes, blocks: to choose from; "skipinit" has a slider for alpha.
+        recipes, blocks, start: as in `signal_explorer`; a control more is "view".
         measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it:
             shares of lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut.
-        start: values of controls at first, by name: recipe, alpha, blocks, activation, view.
-
-    Raises:
-        ValueError: a recipe or a control that there is not.
     """
+    spectra = {key: np.atleast_2d(rows) for key, rows in (measured or {}).items()}
     controls = [*_controls(recipes, blocks), Control("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
@@ -106,11 +104,11 @@ def path_explorer(
         series = [Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)]
         series += [Series("theory", "predicted", lengths, shares[lengths])]
         words = f"{_said(recipe, alpha, activation, blocks)}. Mean path length predicted {spoken(mean)} of {blocks}"
-        if (spectra := (measured or {}).get((chosen.name, activation, blocks))) is not None:
-            for row in (spectra := np.atleast_2d(spectra)):
+        if (key := (chosen.name, activation, blocks)) in spectra:
+            for row in spectra[key]:
                 seen = lengths[lengths < len(row)]
                 series.append(Series("measured", f"measured, {recipe}", seen, row[seen], recipe=recipe))
-            words += f", measured {' and '.join(spoken(mean_length([row])) for row in spectra[:3])}"
+            words += f", measured {' and '.join(spoken(mean_length([row])) for row in spectra[key][:3])}"
         low, high = np.searchsorted(np.cumsum(shares), (0.05, 0.95))
         words += f"; nine tenths of the signal go through {low} to {high} branches." if low < high else "."
         limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
@@ -139,37 +137,26 @@ def _said(recipe: str, alpha: float | None, activation: str, blocks: int) -> str
     return f"{name}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
 
 
-def _depends_on_depth(recipe: Recipe) -> bool:
-    """Whether a block's initialization depends on how many blocks there are."""
-    return recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
+def _built(recipe: Recipe, blocks: int, deepest: int) -> int:
+    """How many blocks stand for these: as many, where their initialization depends on it; else the deepest network, cut."""
+    depends = recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
+    return blocks if depends else deepest
 
 
 predicted_signal = functools.lru_cache(maxsize=512)(signal_of_recipe)
 
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
-    """A prediction whose first `blocks` entries hold for that many blocks, forward: from one deep network where it can be."""
-    return predicted_signal(recipe, blocks if _depends_on_depth(recipe) else max(blocks, DEEPEST), activation=activation)
+    """A prediction whose first `blocks` entries hold for that many blocks, forward."""
+    return predicted_signal(recipe, _built(recipe, blocks, max(blocks, DEEPEST)), activation=activation)
 
 
 @functools.lru_cache(maxsize=512)
 def _spread(recipe: Recipe, blocks: int, activation: str, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors on the second moment, down and up, that two standard deviations over networks make."""
-    signal = forward_signal(recipe, blocks, activation)
+    """Factors on the second moment, down and up, that two standard deviations over networks of this width make."""
+    signal = predicted_signal(recipe, blocks, activation=activation)
     with np.errstate(over="ignore"):
         return theory.finite_width(signal, width, BATCH).band(np.ones_like(signal.block), deviations=2)
-
-
-def predicted_quantity(
-    recipe: Recipe, quantity: str, blocks: int, activation: str, width: int
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-    """A quantity for l = 1 ... d, and where networks of this width are expected, or None where no theory says."""
-    line = getattr(forward_signal(recipe, blocks, activation), quantity)[:blocks]
-    if quantity not in _BAND:
-        return line, None
-    low, high = _spread(recipe, blocks if _depends_on_depth(recipe) else DEEPEST, activation, width)
-    with np.errstate(over="ignore"):
-        return line, tuple(factor[:blocks] ** _BAND[quantity] * line for factor in (low, high))
 
 
 @functools.cache
@@ -183,15 +170,14 @@ def _statistics(recipe: Recipe, blocks: int, activation: str, width: int, seed: 
 def measured_quantity(
     recipe: Recipe, quantity: str, blocks: int, activation: str, width: int, deepest: int, seed: int
 ) -> np.ndarray | None:
-    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is or the block at which float32 overflows.
+    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is or that at which float32 overflows.
 
     A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where the
     recipe depends on the depth and no network is that deep.
     """
-    own = _depends_on_depth(recipe)
-    if own and blocks > deepest:
+    if (built := _built(recipe, blocks, deepest)) > deepest:
         return None
-    statistics = _statistics(recipe, blocks if own else deepest, activation, width, seed)
+    statistics = _statistics(recipe, built, activation, width, seed)
     values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
     broken = ~np.isfinite(values)
     return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
