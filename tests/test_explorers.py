@@ -257,8 +257,8 @@ def constant(**_):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Control("d", "d", [1, 2], start=3), "cannot start at 3"),
-        (lambda: Control("m", "m", []), "cannot start at None"),
+        (lambda: Explorer("t", [Control("d", "d", [1, 2], start=3)], constant), "cannot start at 3"),
+        (lambda: Explorer("t", [Control("m", "m", [])], constant), "cannot start at None"),
         (lambda: Explorer("t", [Control("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
         (lambda: Explorer("t", [Control("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
         (lambda: Series("line", "line", [1], [1]), "kind 'line' is unknown"),

@@ -19,37 +19,31 @@ PROFILES = ("quick", "gpu", "paper")
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter's parameters as `start_chapter` has them, and `checked`, the claims that it has checked so far, in order."""
+    """A chapter's parameters as `start_chapter` has them, and the claims that it has checked so far, in order."""
 
     profile: str
     seed: int
     device: torch.device
-    checked: list[claims.Claim] = field(default_factory=list, repr=False)
+    checked: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def pick(self, *, quick: Any, gpu: Any, paper: Any) -> Any:
-        """The value for this chapter's profile.
-
-        >>> chapter.pick(quick=5, gpu=20, paper=200)
-        """
+        """The value for this chapter's profile."""
         return {"quick": quick, "gpu": gpu, "paper": paper}[self.profile]
 
     def answer(self, text: str, figure: BookFigure) -> Shown:
         """The chapter's answer in one minute, folded, so that a reader can guess first: three sentences and a figure."""
-        said, shown = " ".join(text.split()), figure._repr_mimebundle_()["text/html"]
-        words = f"<summary>The answer in one minute</summary><p>{html.escape(said)}</p>"
-        return Shown(f'<details class="answer">{words}{shown}</details>', f"{said}\n{figure.alt}")
+        said = " ".join(text.split())
+        page = f"<summary>The answer in one minute</summary><p>{html.escape(said)}</p>{figure.html()}"
+        return Shown(f'<details class="answer">{page}</details>', f"{said}\n{figure.alt}")
 
     def check(
         self, name: str, *, predicted: claims.Numbers, measured: claims.Numbers, tolerance: claims.Numbers, **facts: Any
     ) -> None:
         """Note whether every measured number lies within `tolerance` of the predicted one, in absolute terms.
 
-        Args:
-            name: in the ledger. facts: what its sentences have in curly brackets.
-            predicted, measured, tolerance: numbers, or arrays that broadcast to one shape. What is not finite does not hold.
-
-        Raises:
-            ValueError: no such claim; a fact is missing; a tolerance that is negative or not finite, or nothing measured.
+        predicted, measured, tolerance: numbers, or arrays that broadcast to one shape; what is not finite does not hold.
+        facts: what the claim's sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a
+        tolerance that is negative or not finite, and where nothing was measured.
         """
         columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
         wanted, found, allowed = np.broadcast_arrays(*columns)
@@ -57,30 +51,27 @@ class Chapter:
             raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
         with np.errstate(invalid="ignore"):
             holds = bool((np.abs(found - wanted) <= allowed).all())  # a NaN compares false
-        made = claims.claim(name, facts, predicted, measured, tolerance, holds)
-        if made.found == "differs" and not np.isfinite(found).all():
+        made = claims.checked(name, facts, predicted, measured, tolerance, holds=holds)
+        if made["found"] == "differs" and not np.isfinite(found).all():
             raise ValueError(f"claim {name}: what is not finite was not measured, and shows no difference")
         self.checked.append(made)
 
     def check_true(self, name: str, *, holds: bool | np.bool_, measured: str, **facts: Any) -> None:
         """Note whether a claim holds whose answer is yes or no. measured: what was seen, with its numbers, in words."""
         checks.flag(f"holds of claim {name}", holds)
-        self.checked.append(claims.claim(name, facts, None, measured, None, bool(holds)))
+        self.checked.append(claims.checked(name, facts, None, measured, None, holds=bool(holds)))
 
     def claims(self, page: str, without: Collection[str] = ()) -> Shown:
         """All claims that the chapter has checked, as a table: its last line.
 
-        Args:
-            page: of the ledger, whose claims the chapter makes, for example "B".
-            without: names of those that it does not make with this profile.
-
-        Raises:
-            ClaimFailed: one has another verdict than stated, or the page has one that was not checked; the table is shown first.
+        page: of the ledger, as "B"; without: names of those of its claims that the chapter does not make with this profile.
+        ClaimFailed, after the table, where one has another verdict than stated or the page has one that was not checked.
         """
         pages = {name: fields["page"] for name, fields in claims.ledger().items()}
         checks.one_of("page of the ledger", page, dict.fromkeys(pages.values()))
-        table, known = claims.claim_table(self.checked), {claim.name for claim in self.checked} | set(without)
-        failed = [f"{c.id} {'holds' if c.holds else 'does not hold'}: {c.statement}" for c in self.checked if not c.stands]
+        table, known = claims.claim_table(self.checked), {row["name"] for row in self.checked} | set(without)
+        wrong = [row for row in self.checked if not claims.stands(row)]
+        failed = [f"{row['id']} {'holds' if row['holds'] else 'does not hold'}: {row['statement']}" for row in wrong]
         failed += [f"{name} was not checked" for name in pages if pages[name] == page and name not in known]
         if failed:
             from IPython.display import display  # only a notebook needs it
@@ -91,16 +82,13 @@ class Chapter:
 
 
 def start_chapter(profile: str | None = None, seed: int = 0, device: str | None = None) -> Chapter:
-    """Check a chapter's parameters and say what they come to.
+    """Check a chapter's parameters and say what they come to; a ValueError lists the good ones.
 
     Args:
         profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the
             whole protocol, hours); None is "gpu" where CUDA is, else "quick".
         seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
         device: "cpu", "cuda", "mps"; None or "auto" takes the best there is.
-
-    Raises:
-        ValueError: a bad value, with the list of good ones.
     """
     chosen = resolve_device(device)
     profile = profile or ("gpu" if chosen.type == "cuda" else "quick")

@@ -7,16 +7,14 @@
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
 A claim of the paper that we do not find has one field more, `found = "differs"`: its verdict is then a "no" that the book stands
-by, and a "yes" would stop the chapter. A chapter adds the numbers and the facts in curly brackets, and shows all of its claims
-as one table, whose data the book's ledger of claims is made from.
+by, and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
 """
 
 import functools
 import html
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,52 +34,6 @@ class ClaimFailed(AssertionError):
     """A measurement contradicts what the chapter says."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One checked claim.
-
-    Attributes:
-        name: in the ledger; its first word is the id, for example "B3".
-        whose, statement, prediction, rule: as the ledger has them; rule is its tolerance, in words.
-        predicted, measured, tolerance: numbers, or several that are compared one by one; for a claim whose answer is yes or
-            no, predicted and tolerance are None and measured says what was seen.
-        holds, found: the verdict, and what the book says that it is: "holds" or "differs".
-    """
-
-    name: str
-    whose: str
-    statement: str
-    prediction: str
-    rule: str
-    predicted: float | list[float] | None
-    measured: float | list[float] | str
-    tolerance: float | list[float] | None
-    holds: bool
-    found: str
-
-    @property
-    def stands(self) -> bool:
-        """Whether the verdict is the one that the book states."""
-        return self.holds == (self.found == "holds")
-
-    @property
-    def id(self) -> str:
-        """As in the list of claims."""
-        return self.name.partition(" ")[0]
-
-    @property
-    def cells(self) -> dict[str, str]:
-        """What a table shows of it, by column."""
-        return {
-            "id": self.id,
-            "statement": self.statement,
-            "predicted": self.prediction + ("" if self.predicted is None else f": {_text(self.predicted)}"),
-            "measured": _text(self.measured),
-            "tolerance": "rule" if self.tolerance is None else f"± {_text(self.tolerance)}",
-            "verdict": self.found if self.stands else "HOLDS AFTER ALL" if self.holds else "DOES NOT HOLD",
-        }
-
-
 @functools.cache
 def ledger() -> dict[str, dict[str, str]]:
     """Every claim of the book as it is stated, by name, with the page of `ledger/` on which it stands as "page"."""
@@ -92,33 +44,56 @@ def ledger() -> dict[str, dict[str, str]]:
     }
 
 
-def claim(name: str, facts: dict[str, Any], predicted: Numbers | None, measured: Any, tolerance: Numbers | None, holds: bool) -> Claim:
-    """The claim of that name in the ledger, with its facts and numbers; arguments and errors as `Chapter.check`."""
+def checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, holds: bool) -> dict[str, Any]:
+    """A claim of the ledger with its facts, and what was predicted, measured and tolerated, as a row of the book's list of claims.
+
+    Its "rule" is the tolerance in words. For a claim whose answer is yes or no, predicted and tolerance are None and measured
+    says what was seen. A ValueError for an unknown claim and a missing fact.
+    """
     one_of("claim", name, ledger())
     stated = ledger()[name]
     try:
         said = [stated[field].format(**facts) for field in FIELDS]
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    return Claim(name, *said, *map(_plain, (predicted, measured, tolerance)), holds, stated["found"])
+    row = {"name": name, **dict(zip((*FIELDS[:3], "rule"), said, strict=True))}
+    row |= dict(zip(("predicted", "measured", "tolerance"), map(_plain, numbers), strict=True))
+    return row | {"holds": holds, "found": stated["found"], "id": name.partition(" ")[0]}
 
 
-def claim_table(claims: Iterable[Claim]) -> Shown:
+def stands(row: dict[str, Any]) -> bool:
+    """Whether the verdict on a claim is the one that the book states."""
+    return row["holds"] == (row["found"] == "holds")
+
+
+def claim_table(rows: list[dict[str, Any]]) -> Shown:
     """Checked claims, one a row, and as data."""
-    claims = list(claims)
-    rows = "".join(f"<tr>{''.join(_cell(c, *item) for item in c.cells.items())}</tr>" for c in claims)
-    head = "".join(f"<th>{name}</th>" for name in (claims[0].cells if claims else ()))
-    page = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    plain = "\n".join("; ".join((*claim.cells.values(), claim.rule)) for claim in claims)
-    return Shown(page, plain, {MIME: [asdict(claim) | {"id": claim.id} for claim in claims]})
+    cells = [_cells(row) for row in rows]
+    body = "".join(f"<tr>{''.join(_cell(row, *item) for item in of.items())}</tr>" for row, of in zip(rows, cells, strict=True))
+    head = "".join(f"<th>{name}</th>" for of in cells[:1] for name in of)
+    page = f'<table class="claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    plain = "\n".join("; ".join((*of.values(), row["rule"])) for row, of in zip(rows, cells, strict=True))
+    return Shown(page, plain, {MIME: list(rows)})
 
 
-def _cell(claim: Claim, column: str, text: str) -> str:
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """What the table shows of a claim, by column."""
+    return {
+        "id": row["id"],
+        "statement": row["statement"],
+        "predicted": row["prediction"] + ("" if row["predicted"] is None else f": {_text(row['predicted'])}"),
+        "measured": _text(row["measured"]),
+        "tolerance": "rule" if row["tolerance"] is None else f"± {_text(row['tolerance'])}",
+        "verdict": row["found"] if stands(row) else "HOLDS AFTER ALL" if row["holds"] else "DOES NOT HOLD",
+    }
+
+
+def _cell(row: dict[str, Any], column: str, text: str) -> str:
     """A cell of the table; the tolerance unfolds into its rule."""
     shown = html.escape(text)
     if column == "tolerance":
-        shown = f"<details><summary>{shown}</summary>{html.escape(claim.rule)}</details>"
-    kind = f' class="{claim.found if claim.stands else "fails"}"' if column == "verdict" else ""
+        shown = f"<details><summary>{shown}</summary>{html.escape(row['rule'])}</details>"
+    kind = f' class="{row["found"] if stands(row) else "fails"}"' if column == "verdict" else ""
     return f'<td data-label="{column}"{kind}>{shown}</td>'
 
 

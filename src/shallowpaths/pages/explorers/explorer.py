@@ -1,13 +1,12 @@
 """Controls, and the Explorer that turns their values into pictures: as data for the book, as widgets for Jupyter."""
 
 import base64
-import dataclasses
 import functools
 import gzip
 import html
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,25 +23,16 @@ class Control:
 
     Attributes:
         name: of the argument of the explorer's function; label: what the reader sees.
-        choices: its values in order; or {value: how it is shown}, which it always is afterwards.
-        start: the value at first; None takes the first. A ValueError if it is none of them.
+        choices: its values in order, or {value: how it is shown}.
+        start: the value at first; None takes the first.
         only: another control and its value for which this one plays a part; elsewhere it is disabled.
     """
 
     name: str
     label: str
-    choices: Mapping[Any, str] | Iterable[Any]
+    choices: Mapping[Any, str] | Sequence[Any]
     start: Any = None
     only: tuple[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        given = self.choices
-        shown = given if isinstance(given, Mapping) else {v: v if isinstance(v, str) else f"{v:g}" for v in given}
-        object.__setattr__(self, "choices", shown)
-        if self.start is None and shown:
-            object.__setattr__(self, "start", self.values[0])
-        if self.start not in shown:
-            raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
 
     @property
     def values(self) -> list[Any]:
@@ -50,9 +40,15 @@ class Control:
         return list(self.choices)
 
     @property
+    def labels(self) -> list[str]:
+        """How they are shown."""
+        shown = self.choices.values() if isinstance(self.choices, Mapping) else self.choices
+        return [value if isinstance(value, str) else f"{value:g}" for value in shown]
+
+    @property
     def kind(self) -> str:
-        """What it is: "menu" where its values are words, else "slider"."""
-        return "menu" if isinstance(self.start, str) else "slider"
+        """What it is, "menu" or "slider"."""
+        return "menu" if isinstance(self.values[0], str) else "slider"
 
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
@@ -68,12 +64,14 @@ class Explorer:
     def __init__(
         self, title: str, controls: Sequence[Control], compute: Callable[..., Picture], start: Mapping[str, Any] | None = None
     ):
-        given = dict(start or {})
-        self.title = title
-        self.controls = tuple(dataclasses.replace(c, start=given.pop(c.name, c.start)) for c in controls)
-        self.start = {control.name: control.start for control in self.controls}
-        if given:
-            raise ValueError(f"start names {sorted(given)}, which are no controls: {list(self.start)}")
+        self.title, self.controls = title, controls
+        self.start = {c.name: next(iter(c.choices), None) if c.start is None else c.start for c in controls}
+        if unknown := set(start or {}) - set(self.start):
+            raise ValueError(f"start names {sorted(unknown)}, which are no controls: {list(self.start)}")
+        self.start |= start or {}
+        for c in controls:
+            if self.start[c.name] not in c.choices:
+                raise ValueError(f"control {c.name!r} cannot start at {self.start[c.name]!r}: choose from {c.values}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     def picture(self, **state: Any) -> Picture:
@@ -91,14 +89,14 @@ class Explorer:
 
     def _settled(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with the controls that play no part at their first value."""
-        return {c.name: state[c.name] if c.plays(state) else c.start for c in self.controls}
+        return {c.name: state[c.name] if c.plays(state) else self.start[c.name] for c in self.controls}
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON; pictures by their controls' positions."""
         names, places = list(self.start), {c.name: c.values.index for c in self.controls}
         controls = [
-            {"label": c.label, "kind": c.kind, "labels": [*c.choices.values()], "start": places[c.name](c.start)}
+            {"label": c.label, "kind": c.kind, "labels": c.labels, "start": places[c.name](self.start[c.name])}
             | ({"only": [names.index(c.only[0]), places[c.only[0]](c.only[1])]} if c.only else {})
             for c in self.controls
         ]
@@ -128,8 +126,8 @@ class Explorer:
         look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
         widgets = {}
         for c in self.controls:
-            options = [(label, value) for value, label in c.choices.items()]
-            widgets[c.name] = kinds[c.kind](options=options, value=c.start, description=c.label, **look)
+            options = list(zip(c.labels, c.values, strict=True))
+            widgets[c.name] = kinds[c.kind](options=options, value=self.start[c.name], description=c.label, **look)
         picture, words = ipywidgets.HTML(), ipywidgets.HTML()
 
         def show(_: Any = None) -> None:
