@@ -21,7 +21,7 @@ from shallowpaths.pages.explorers import Control, Explorer, Picture, Series
 from shallowpaths.pages.explorers import signals as explorer_of_signals
 from shallowpaths.pages.explorers.explorer import MIME_WIDGET
 from shallowpaths.pages.explorers.pictures import spoken
-from shallowpaths.pages.explorers.signals import BATCH, forward_signal, measured_quantity, predicted_signal, recipe_of
+from shallowpaths.pages.explorers.signals import BATCH, forward_signal, measured_quantity, predicted_signal
 from shallowpaths.recipes import NAMES, get_recipe
 
 RECIPES = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2", "batchnorm-on-skip")
@@ -157,7 +157,7 @@ def test_every_state_is_told_in_words_with_its_numbers(name, request):
             ends = f"{spoken(line.y[0])} at block 1 to {spoken(line.y[-1])} at block {state['blocks']}"
             assert f"predicted {ends}" in words
         else:
-            recipe = recipe_of(state["recipe"], state["alpha"])
+            recipe = get_recipe(f"skipinit-{state['alpha']}" if state["recipe"] == "skipinit" else state["recipe"])
             mean = predicted_signal(recipe, state["blocks"], activation=state["activation"]).path_probability.sum()
             assert f"predicted {spoken(mean)} of {state['blocks']}" in words
 

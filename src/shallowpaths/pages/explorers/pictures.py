@@ -19,16 +19,16 @@ from shallowpaths.pages.plots import style_of
 from shallowpaths.pages.plots.drawing import STYLE, THEMES
 from shallowpaths.theory.checks import one_of
 
-# A thin line in the colour of the text, marks in the recipe's, hollow ones, crosses, an area from y to top, a vertical line at each x.
+# A thin line in the text's colour; marks in the recipe's, hollow ones, crosses; an area from y to top; a line up from each x.
 KINDS = dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y")) | {"band": ("x", "y", "top"), "mean": ("x",)}
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a picture, of a kind of KINDS, which says what of x, y, top it has: of equal length, those not finite left out.
+    """One curve of a picture, of a kind in KINDS, with the columns that KINDS says; points that are not finite are left out.
 
-    name: what the legend calls it, once, where several have it; recipe: whose colour and marker it has.
+    name: what the legend calls it, once where several have it; recipe: whose colour and marker it has.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Picture:
-    """One state of an explorer: axes of which None fits the curves, the curves, and the same in words, with the numbers."""
+    """One state of an explorer: its axes (limits None fit the curves), curves, and the same in words, with its numbers."""
 
     x_label: str
     y_label: str
@@ -115,20 +115,16 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     decades = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), 307) + 1)
     powers = [float(f"1e{decade}") for decade in decades if decade % math.ceil(len(decades) / 8) == 0]
     fine = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-    for ticks in (powers, fine):
-        inside = [tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high]
-        if len(inside) > 2:
-            break
-    return inside or [low, high]
+    few, many = ([tick for tick in ticks if 0.999 * low <= tick <= 1.001 * high] for ticks in (powers, fine))
+    return few if len(few) > 2 else many or [low, high]
 
 
 def spoken(value: float) -> str:
     """A number of three digits for readers: "0.25", "1500", "3.2·10¹⁸"."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{float(f'{value:.3g}'):g}"
-    mantissa, _, power = f"{value:.2e}".partition("e")
-    mantissa = f"{float(mantissa):g}"
-    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    mantissa, power = (f"{float(part):g}" for part in f"{value:.2e}".split("e"))
+    raised = power.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"10{raised}" if mantissa == "1" else f"{mantissa}·10{raised}"
 
 

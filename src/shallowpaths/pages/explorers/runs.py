@@ -22,14 +22,8 @@ def batch_size_explorer(
     Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one, and a thin line
     at the best rate that theory predicts. Runs that diverged are crosses at the floor. The axes stay.
 
-    Args:
-        records: runs with a validation split that differ in recipe, batch size, learning rate and seed; of several seeds, each
-            has its mark.
-        predicted: by recipe and batch size, the best rate that theory expects.
-        start: the batch size that is shown at first; None takes the smallest.
-
-    Raises:
-        ValueError: there is no record, one without a validation split, or none of the batch size to start with.
+    records: with a validation split, that differ in recipe, batch size, learning rate and seed, at least one of the batch size
+    `start`, which is shown at first (None: the smallest), or a ValueError. predicted: by recipe and batch size.
     """
     listed = all_records(records)
     groups = group_by(listed, "recipe", "batch_size")
@@ -66,13 +60,8 @@ def batch_size_explorer(
 def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start: str | None = None) -> Explorer:
     """Depth against effective learning rate for one recipe, with a slider for what counts as trained.
 
-    Args:
-        records: runs that differ in recipe, depth and learning rate; of several seeds, each has its mark.
-        predicted: as for `plots.trainability_map`.
-        start: the recipe that is shown at first; None takes that of the first record.
-
-    Raises:
-        ValueError: there is no record, or none of the recipe to start with.
+    records: that differ in recipe, depth and learning rate; a ValueError if there is none, or none of the recipe `start`,
+    which is shown at first (None: the first record's). predicted: as for `plots.trainability_map`.
     """
     runs = all_records(records)
     groups = {name: group for (name,), group in group_by(runs, "recipe").items()}

@@ -1,4 +1,4 @@
-"""Explorers of the signal: variance, branch share and BN's downscaling, block by block; and how many branches its paths take."""
+"""Explorers of the signal: variance, branch share and BN's downscaling by block; and how many branches its paths take."""
 
 import functools
 import math
@@ -27,12 +27,9 @@ DEEPEST = 1000
 POINTS = 100  # of a curve, at most
 BATCH = 64  # Gaussian inputs, independent of each other
 QUANTITIES = {
-    "skip_variance": "skip variance Var(xˡ)",
-    "branch_share": "branch share",
-    "branch_variance": "branch variance",
-    "skip_second_moment": "second moment of xˡ",
-    "downscaling": "√Var(xˡ), by which BN divides",
-}
+    "skip_variance": "skip variance Var(xˡ)", "branch_share": "branch share", "branch_variance": "branch variance",
+    "skip_second_moment": "second moment of xˡ", "downscaling": "√Var(xˡ), by which BN divides",
+}  # fmt: skip
 _BAND = {"skip_variance": 1.0, "skip_second_moment": 1.0, "downscaling": 0.5}  # power of the second moment
 
 
@@ -62,10 +59,10 @@ def signal_explorer(
     def compute(
         quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
     ) -> Picture:
-        chosen, series = recipe_of(recipe, alpha), []
+        (chosen, said), series = _chosen(recipe, alpha, activation, blocks), []
         line = getattr(forward_signal(chosen, blocks, activation), quantity)[:blocks]
         seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
-        words = f"{_said(recipe, alpha, activation, blocks)} of width {width}. {_words(quantity, line, seen)}"
+        words = f"{said} of width {width}. {_words(quantity, line, seen)}"
         shown = np.unique(np.geomspace(1, blocks, POINTS).round().astype(int))  # all at first
         if quantity in _BAND:
             edges = _spread(chosen, _built(chosen, blocks, max(blocks, DEEPEST)), activation, width)
@@ -98,12 +95,14 @@ def path_explorer(
     controls = [*_controls(recipes, blocks), Control("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
-        chosen = recipe_of(recipe, alpha)
+        chosen, said = _chosen(recipe, alpha, activation, blocks)
         shares = theory.path_length_distribution(forward_signal(chosen, blocks, activation).path_probability[:blocks])
-        mean, lengths = mean_length([shares]), _lengths(shares)
+        mean, carrying = mean_length([shares]), np.flatnonzero(shares > 1e-3 * shares.max())
+        first, last = max(0, carrying[0] - 1), min(len(shares) - 1, carrying[-1] + 1)
+        lengths = np.arange(first, last + 1, max(1, -(-(last - first) // POINTS)))
         series = [Series("mean", f"mean length {spoken(mean)}", [mean], recipe=recipe)]
         series += [Series("theory", "predicted", lengths, shares[lengths])]
-        words = f"{_said(recipe, alpha, activation, blocks)}. Mean path length predicted {spoken(mean)} of {blocks}"
+        words = f"{said}. Mean path length predicted {spoken(mean)} of {blocks}"
         if (key := (chosen.name, activation, blocks)) in spectra:
             for row in spectra[key]:
                 seen = lengths[lengths < len(row)]
@@ -118,7 +117,7 @@ def path_explorer(
 
 
 def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
-    """A menu of recipes, alpha where SkipInit is among them, the number of blocks, and the activation."""
+    """The recipe, alpha where SkipInit is among them, the number of blocks, and the activation."""
     for name in recipes:
         get_recipe(name)
     alpha = [Control("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
@@ -126,15 +125,11 @@ def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
     return [Control("recipe", "recipe", recipes), *alpha, depth, Control("activation", "activation", ACTIVATION_WORDS, "relu")]
 
 
-def recipe_of(recipe: str, alpha: float | None) -> Recipe:
-    """The recipe of a menu's entry; alpha counts for "skipinit" alone."""
-    return get_recipe(f"skipinit-{alpha}" if recipe == "skipinit" and alpha else recipe)
-
-
-def _said(recipe: str, alpha: float | None, activation: str, blocks: int) -> str:
-    """The network as a reader would say it."""
+def _chosen(recipe: str, alpha: float | None, activation: str, blocks: int) -> tuple[Recipe, str]:
+    """The recipe of a menu's entry, alpha counting for "skipinit" alone, and the network as a reader would say it."""
     name = f"skipinit with alpha {alpha or 0:g}" if recipe == "skipinit" else recipe
-    return f"{name}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
+    said = f"{name}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
+    return get_recipe(f"skipinit-{alpha}" if recipe == "skipinit" and alpha else recipe), said
 
 
 def _built(recipe: Recipe, blocks: int, deepest: int) -> int:
@@ -194,10 +189,3 @@ def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:
         return f"{words}; not measured at this depth."
     last = "" if len(seen) == len(line) else ", the last one measured"
     return f"{words}; measured {ends[1]} at block {len(seen)}{last}."
-
-
-def _lengths(shares: np.ndarray) -> np.ndarray:
-    """The lengths that carry more than a thousandth of the largest share, and one more; every n-th where there are many."""
-    carrying = np.flatnonzero(shares > 1e-3 * shares.max())
-    first, last = max(0, carrying[0] - 1), min(len(shares) - 1, carrying[-1] + 1)
-    return np.arange(first, last + 1, max(1, -(-(last - first) // POINTS)))
