@@ -5,9 +5,8 @@ import tomllib
 import numpy as np
 import pytest
 
-from shallowpaths.pages import claims
-from shallowpaths.pages.chapter import start_chapter
-from shallowpaths.pages.claims import MIME, ClaimFailed
+from shallowpaths.pages import chapter as claims
+from shallowpaths.pages.chapter import MIME, ClaimFailed, start_chapter
 
 STATED = {"whose": "ours", "prediction": "1/(l + 1)", "tolerance": "{part} % of width, a < b", "found": "holds", "page": "X"}
 LEDGER = {name: STATED | {"statement": text} for name, text in (("X1", "the share falls"), ("X2 wide", "it {verb}"))}

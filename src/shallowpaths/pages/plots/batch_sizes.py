@@ -31,8 +31,8 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
     runs = drawing.all_records(records)
     chosen = _chosen_by_size(runs, experiments.validation_error, STABLE_ERROR)
     groups = group_by(runs, "recipe", "batch_size", "effective_learning_rate")
-    points = {
-        name: {n: experiments.summarise(groups[name, n, best.effective_rate]) for n, best in _where_trained(by_size).items()}
+    points = {  # as_good is None where no rate trained
+        name: {n: experiments.summarise(groups[name, n, b.effective_rate]) for n, b in by_size.items() if b.as_good}
         for name, by_size in chosen.items()
     }
     figure, (accuracy, loss) = drawing.new_axes(2, (4.7, 4.6), sharey=False)
@@ -46,9 +46,11 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
             look = style_of(name) | CROSS | {"linestyle": "none", "label": f"{name}: no rate trained"}
             accuracy.plot(_moved(failed, place, len(points)), [GUESSED] * len(failed), **look)
             drawing.draw_guessing(accuracy, GUESSED)
-    lines = (_flat_line(points.get(name, {}), border) for name, border in (predicted or {}).items())
-    for number, line in enumerate(filter(None, lines)):
-        predict(accuracy, line, label=None if number else "predicted: the batch size does not matter")
+    for name, border in (predicted or {}).items():
+        mine = points.get(name, {})
+        if level := [100 * p.accuracy for size, p in mine.items() if size <= border]:
+            line = dict.fromkeys((min(mine), min(border, max(mine))), sum(level) / len(level))
+            predict(accuracy, line, label=_once(accuracy, "predicted: the batch size does not matter"))
     accuracy.set(ylabel="test accuracy, %")
     loss.set(ylabel="final training loss")
     for axes in (accuracy, loss):
@@ -76,7 +78,7 @@ def rate_by_batch_size(
     """
     runs = drawing.all_records(records)
     best = _chosen_by_size(runs, criterion, guessing)
-    trained = {name: _where_trained(by_size) for name, by_size in best.items()}
+    trained = {name: {size: b for size, b in by_size.items() if b.as_good} for name, by_size in best.items()}
     figure, (axes,) = drawing.new_axes(1)
     for place, (name, chosen) in enumerate(trained.items()):
         at, rates = _moved(chosen, place, len(best)), [b.between_rates for b in chosen.values()]
@@ -112,18 +114,13 @@ def _chosen_by_size(runs: list[RunRecord], *chosen_by: Any) -> dict[str, dict[in
     return found
 
 
-def _where_trained(by_size: dict[int, BestRate]) -> dict[int, BestRate]:
-    """Without the batch sizes at which no rate trained."""
-    return {size: best for size, best in by_size.items() if best.effective_rate is not None}
-
-
 def _once(axes: Axes, label: str) -> str | None:
     """The label, where nothing on these axes has it yet."""
     return None if label in axes.get_legend_handles_labels()[1] else label
 
 
 def _ring(axes: Axes, name: str, at: Iterable[float], heights: Iterable[float], chosen: Iterable[BestRate]) -> None:
-    """A ring around each point whose rate lies on the grid's edge: many recipes' own marks are hollow."""
+    """A ring around each point whose rate lies on the grid's edge."""
     if rings := {x: y for x, y, best in zip(at, heights, chosen, strict=True) if best.on_edge}:
         look = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none", "color": style_of(name)["color"]}
         drawing.draw(axes, rings, **look, label=_once(axes, RING))
@@ -132,12 +129,6 @@ def _ring(axes: Axes, name: str, at: Iterable[float], heights: Iterable[float], 
 def _moved(sizes: Iterable[int], place: int, recipes: int) -> list[float]:
     """Where a recipe's marks stand, beside those of the others."""
     return [size * APART ** (place - (recipes - 1) / 2) for size in sizes]
-
-
-def _flat_line(points: Mapping[int, Point], border: float) -> dict[float, float]:
-    """From the smallest batch to the predicted one, at the mean accuracy in between; empty if nothing was measured there."""
-    level = [100 * p.accuracy for size, p in points.items() if size <= border]
-    return dict.fromkeys((min(points), min(border, max(points))), sum(level) / len(level)) if level else {}
 
 
 def _accuracy_words(size: int, point: Point | None, best: BestRate) -> str:

@@ -60,13 +60,13 @@ def values_by_block(
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
     figure, (axes,) = new_axes(1)
-    _draw_by_block(axes, measured, predicted, band or {})
+    said = _draw_by_block(axes, measured, predicted, band or {})
     axes.set(ylabel=label, title=title, yscale="log" if log else "linear")
     if len(measured) > 4:
         drawing.legend_beside(axes)
     else:
         axes.legend()
-    return BookFigure(figure, f"{words or label} by block. {_ends(measured, predicted)}.")
+    return BookFigure(figure, f"{words or label} by block. {said}.")
 
 
 @styled
@@ -79,11 +79,10 @@ def signal_panels(
     for axes, quantity in zip(panels, quantities, strict=True):
         values, word = _values(measured, quantity), quantity.replace("_", " ")
         lines = {name: getattr(signal, quantity) for name, signal in predicted.items()}
-        _draw_by_block(axes, values, lines, {})
+        said.append(f"{word} by block: {_draw_by_block(axes, values, lines, {})}.")
         axes.set(title=_LABELS.get(quantity, word), yscale="log")
         if quantity.endswith("share"):
             drawing.plain_log_ticks(axes)
-        said.append(f"{word} by block: {_ends(values, lines)}.")
     panels[0].legend()
     return BookFigure(figure, " ".join(said))
 
@@ -139,12 +138,9 @@ def values_against(
 def path_lengths(measured: Rows, predicted: Lines, *, lengths: tuple[float, float] | None = None) -> BookFigure:
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
 
-    Args:
-        measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network; names as in `values_by_block`.
-        predicted: the shares predicted (`theory.path_length_distribution`), by the same names.
-        lengths: from where to where all horizontal axes go; None shows in each panel where its shares are.
-
-    A ValueError where nothing was measured, or a name has no prediction.
+    measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by names as in `values_by_block`, each
+    of which needs a prediction (`theory.path_length_distribution`), else a ValueError. lengths: from where to where all
+    horizontal axes go; None shows in each panel those with more than a hundredth of the largest share.
     """
     if not measured or set(measured) - set(predicted):
         raise ValueError(f"each name needs what was measured and a prediction: not {list(measured)} and {list(predicted)}")
@@ -155,7 +151,8 @@ def path_lengths(measured: Rows, predicted: Lines, *, lengths: tuple[float, floa
         for number, shares in enumerate(networks):
             axes.plot(np.arange(len(shares)), shares, **look, label=None if number else "measured")
         predict(axes, dict(enumerate(predicted[name])), label="predicted")
-        axes.set(xlim=lengths or _where_it_matters([predicted[name], *networks]))
+        carrying = np.concatenate([np.flatnonzero(line > 0.01 * np.max(line)) for line in (predicted[name], *networks)])
+        axes.set(xlim=lengths or (max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)))
         drawing.whole_numbers(axes, "branches taken")
         axes.set_title(f"{name}: mean {means[name][1]:.3g}", fontsize=11)
     panels[0].set_ylabel("share of the signal")
@@ -191,7 +188,8 @@ def inspection(found: Inspection) -> BookFigure:
     return BookFigure(figure, said)
 
 
-def _draw_by_block(axes: Axes, measured: Rows, predicted: Lines, band: Bands) -> None:
+def _draw_by_block(axes: Axes, measured: Rows, predicted: Lines, band: Bands) -> str:
+    """Draw it, and say its first and last block, of up to three networks, for a text alternative."""
     for name, look in looks_of(measured).items():
         for i, row in enumerate(measured[name]):
             marks = {"linestyle": "none", "markersize": 4.5, "markevery": max(1, len(row) // 24)}
@@ -202,10 +200,6 @@ def _draw_by_block(axes: Axes, measured: Rows, predicted: Lines, band: Bands) ->
     for i, line in enumerate(predicted.values()):
         predict(axes, dict(enumerate(line, start=1)), label=None if i else "predicted")
     drawing.whole_numbers(axes, "block $l$")
-
-
-def _ends(measured: Rows, predicted: Lines) -> str:
-    """From first to last block, of up to three networks, in words, for a text alternative."""
     told = {name: " and ".join(f"{row[0]:.3g} to {row[-1]:.3g}" for row in list(rows)[:3]) for name, rows in measured.items()}
     lines = {name: f", predicted {line[0]:.3g} to {line[-1]:.3g}" for name, line in predicted.items()}
     return "From first block to last: " + "; ".join(f"{name} measured {told[name]}" + lines.get(name, "") for name in told)
@@ -221,12 +215,6 @@ def _values(measured: Mapping[str, Statistics], quantity: str) -> dict[str, list
 def mean_length(spectra: Sequence[np.ndarray]) -> float:
     """Mean path length of some spectra's average; shares that were cut off at the end are left out."""
     return float(np.mean([np.arange(len(shares)) @ shares / np.sum(shares) for shares in spectra]))
-
-
-def _where_it_matters(spectra: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The lengths at which a spectrum has more than a hundredth of its largest share, with room beside them."""
-    carrying = np.concatenate([np.flatnonzero(shares > 0.01 * np.max(shares)) for shares in spectra])
-    return max(carrying.min() - 1.5, -0.5), max(carrying.max() + 1.5, 3.5)
 
 
 def _words(item: tuple[str, Points]) -> str:
