@@ -1,8 +1,4 @@
-"""Figures with controls, that redraw in the static book without a kernel; in Jupyter they are ipywidgets.
-
-An Explorer is a few controls and one function that turns their values into a Picture. The book gets every state's
-numbers beside the page and draws them with `book/_assets/explorer.js`; Jupyter calls the function.
-"""
+"""Figures with controls: a function turns their values into a Picture. Jupyter calls it; a page has every state's numbers."""
 
 from shallowpaths.pages.explorers.explorer import Control, Explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series

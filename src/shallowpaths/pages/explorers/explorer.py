@@ -1,4 +1,4 @@
-"""Controls, and the Explorer that turns their values into pictures: as data for the book, as widgets for Jupyter."""
+"""Controls, and the Explorer that turns their values into pictures: data for `book/_assets/explorer.js`, widgets for Jupyter."""
 
 import base64
 import functools
@@ -19,13 +19,10 @@ MIME_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 @dataclass(frozen=True)
 class Control:
-    """A slider over numbers, or a menu over words.
+    """A slider over numbers, or a menu over words, for the argument `name` of an explorer's function.
 
-    Attributes:
-        name: of the argument of the explorer's function; label: what the reader sees.
-        choices: its values in order, or {value: how it is shown}.
-        start: the value at first; None takes the first.
-        only: another control and its value for which this one plays a part; elsewhere it is disabled.
+    choices: its values in order, or {value: how it is shown}; start: the value at first, None takes the first.
+    only: another control and its value for which this one plays a part; elsewhere it is disabled.
     """
 
     name: str

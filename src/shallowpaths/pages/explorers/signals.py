@@ -41,12 +41,9 @@ def signal_explorer(
 ) -> Explorer:  # fmt: skip
     """A quantity of the signal in fully connected networks of any recipe, predicted and measured.
 
-    Args:
-        recipes, quantities, blocks: to choose from; "skipinit" has a slider for alpha, quantities are those of QUANTITIES.
-        measured_blocks: real networks are built up to this depth; seed: of their weights and of the inputs.
-        start: values of controls at first, by name: recipe, quantity, blocks, alpha, activation, width.
-
-    A ValueError for a recipe, a quantity or a control that there is not.
+    recipes, quantities, blocks: to choose from; "skipinit" has a slider for alpha, quantities are those of QUANTITIES.
+    measured_blocks: real networks are built up to this depth; seed: of their weights and of the inputs.
+    start: values at first, by name: recipe, quantity, blocks, alpha, activation, width. A ValueError for what there is not.
     """
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
@@ -56,19 +53,17 @@ def signal_explorer(
         Control("width", "width", WIDTHS, WIDTHS[-1]),
     ]
 
-    def compute(
-        quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float | None = None
-    ) -> Picture:
+    def compute(quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float = 0.0) -> Picture:
         (chosen, said), series = _chosen(recipe, alpha, activation, blocks), []
-        line = getattr(forward_signal(chosen, blocks, activation), quantity)[:blocks]
+        signal = forward_signal(chosen, blocks, activation)
+        line = getattr(signal, quantity)[:blocks]
         seen = measured_quantity(chosen, quantity, blocks, activation, width, measured_blocks, seed)
         words = f"{said} of width {width}. {_words(quantity, line, seen)}"
         shown = np.unique(np.geomspace(1, blocks, POINTS).round().astype(int))  # all at first
         if quantity in _BAND:
-            edges = _spread(chosen, _built(chosen, blocks, max(blocks, DEEPEST)), activation, width)
             with np.errstate(over="ignore"):
-                low, high = (edge[shown - 1] ** _BAND[quantity] * line[shown - 1] for edge in edges)
-            series.append(Series("band", "expected at this width", shown, low, high))
+                spread = (factor[shown - 1] ** _BAND[quantity] for factor in _spread(chosen, len(signal.block), activation, width))
+                series.append(Series("band", "expected at this width", shown, *(factor * line[shown - 1] for factor in spread)))
         series.append(Series("theory", "predicted", shown, line[shown - 1]))
         if seen is not None and len(seen):
             marks = shown[shown <= len(seen)]
@@ -86,15 +81,14 @@ def path_explorer(
 ) -> Explorer:  # fmt: skip
     """The share of the signal that paths of each length carry, with the mean length marked.
 
-    Args:
-        recipes, blocks, start: as in `signal_explorer`; a control more is "view".
-        measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it:
-            shares of lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut.
+    measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it: shares of
+    lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut. Other arguments: as in
+    `signal_explorer`; a control is "view".
     """
     spectra = {key: np.atleast_2d(rows) for key, rows in (measured or {}).items()}
     controls = [*_controls(recipes, blocks), Control("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
 
-    def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float | None = None) -> Picture:
+    def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float = 0.0) -> Picture:
         chosen, said = _chosen(recipe, alpha, activation, blocks)
         shares = theory.path_length_distribution(forward_signal(chosen, blocks, activation).path_probability[:blocks])
         mean, carrying = mean_length([shares]), np.flatnonzero(shares > 1e-3 * shares.max())
@@ -125,9 +119,9 @@ def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
     return [Control("recipe", "recipe", recipes), *alpha, depth, Control("activation", "activation", ACTIVATION_WORDS, "relu")]
 
 
-def _chosen(recipe: str, alpha: float | None, activation: str, blocks: int) -> tuple[Recipe, str]:
+def _chosen(recipe: str, alpha: float, activation: str, blocks: int) -> tuple[Recipe, str]:
     """The recipe of a menu's entry, alpha counting for "skipinit" alone, and the network as a reader would say it."""
-    name = f"skipinit with alpha {alpha or 0:g}" if recipe == "skipinit" else recipe
+    name = f"skipinit with alpha {alpha:g}" if recipe == "skipinit" else recipe
     said = f"{name}, {ACTIVATION_WORDS[activation]}, {blocks} blocks"
     return get_recipe(f"skipinit-{alpha}" if recipe == "skipinit" and alpha else recipe), said
 
@@ -174,8 +168,7 @@ def measured_quantity(
         return None
     statistics = _statistics(recipe, built, activation, width, seed)
     values = np.sqrt(statistics.skip_variance) if quantity == "downscaling" else getattr(statistics, quantity)
-    broken = ~np.isfinite(values)
-    return values[: int(np.argmax(broken)) if broken.any() else blocks][:blocks]
+    return values[:blocks][np.logical_and.accumulate(np.isfinite(values[:blocks]))]
 
 
 def _words(quantity: str, line: np.ndarray, seen: np.ndarray | None) -> str:

@@ -61,11 +61,9 @@ _SWITCH = (
 
 
 class BookFigure:
-    """A figure for light and for dark pages, with a text alternative; Jupyter shows it.
+    """A figure for light and for dark pages that Jupyter shows; alt: what it shows, in words.
 
-    Attributes:
-        light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too.
-        alt: what the figure shows, in words.
+    light: the matplotlib figure, in light colours. What is changed in it is shown on dark pages too.
     """
 
     def __init__(self, light: Figure, alt: str):
@@ -73,10 +71,8 @@ class BookFigure:
 
     def svg(self) -> dict[str, str]:
         """As SVG with a transparent ground, by theme: the dark one is the light one with two colours exchanged."""
-        light = dark = self._rendered("svg").decode()
-        for one, other in zip(THEMES["light"], THEMES["dark"], strict=True):
-            dark = dark.replace(one, other)
-        return {"light": light, "dark": dark}
+        light, dark_of = self._rendered("svg").decode(), dict(zip(*THEMES.values(), strict=True))
+        return {"light": light, "dark": re.sub("|".join(dark_of), lambda found: dark_of[found[0]], light)}
 
     def html(self) -> str:
         """Both pictures for a page, of which it shows the one for its theme."""
@@ -97,10 +93,7 @@ class BookFigure:
 
 
 def _address(svg: str) -> str:
-    """An SVG as an image's address, half as long as in base64: no remarks, positions to a hundredth of a point.
-
-    The marks of a line all have one style: it is given once, to their group.
-    """
+    """An image's address: no remarks, positions to a hundredth of a point, the style of a line's marks once, for their group."""
     text = re.sub(r"<\?xml.*?\?>|<!.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     positions = r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)'  # and no scale(): a hundredth of it is much
     text = re.sub(positions, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), text)
@@ -124,21 +117,17 @@ def recipe_in(name: str) -> str:
 
 def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A look for each name, that of the recipe before its comma; further names of a recipe have other marks and dashes."""
-    seen: collections.Counter[str] = collections.Counter()
-    looks = {}
+    looks, before = {}, collections.Counter()
     for name in names:
-        recipe = recipe_in(name)
-        further = {"markerfacecolor": "none", "marker": "^v<>"[seen[recipe] % 4 - 1]} if seen[recipe] else {}
-        looks[name] = style_of(recipe) | further | {"linestyle": DASHES[seen[recipe] % len(DASHES)]}
-        seen[recipe] += 1
+        recipe, nth = recipe_in(name), before[recipe_in(name)]
+        further = {"markerfacecolor": "none", "marker": "^v<>"[nth % 4 - 1]} if nth else {}
+        looks[name] = style_of(recipe) | further | {"linestyle": DASHES[nth % len(DASHES)]}
+        before[recipe] += 1
     return looks
 
 
 def new_axes(panels: int, panel: tuple[float, float] | None = None, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure and its panels: up to three side by side, four two by two, more in rows of three.
-
-    panel: width and height of each, in inches; shared: sharex, or sharey, which is True unless it is given.
-    """
+    """A figure and its panels, of a width and height in inches; shared: sharex, and sharey, which is True unless given."""
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     width, height = panel or ((6.4, 4.0) if panels == 1 else (3.0 + 1.2 * (rows > 1) / columns, 3.2))
@@ -167,11 +156,10 @@ def draw_guessing(axes: Axes, level: float) -> None:
 
 def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point], at: Sequence[float] | None = None) -> None:
     """Draw a recipe's test accuracies, each with its standard deviation over seeds; at: where, instead of the keys."""
-    spread = [100 * (p.accuracy_std or 0.0) for p in points.values()]
-    heights = [100 * p.accuracy for p in points.values()]
     if points:
-        places = list(points) if at is None else at
-        axes.errorbar(places, heights, spread if any(spread) else None, **style_of(name), label=name, capsize=3)
+        heights, spread = zip(*((100 * p.accuracy, 100 * (p.accuracy_std or 0.0)) for p in points.values()), strict=True)
+        bars = spread if any(spread) else None
+        axes.errorbar(at or list(points), heights, bars, **style_of(name), label=name, capsize=3)
 
 
 def whole_numbers(axes: Axes, label: str) -> None:

@@ -15,10 +15,7 @@ LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the p
 
 @styled
 def training_curves(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
-    """Training loss against the epoch, one line a run; a run that diverged is a cross at its last epoch.
-
-    guessing: the loss of guessing, drawn as the prediction for a network that does not train.
-    """
+    """Training loss against the epoch, one line a run, a cross where it diverged; predicted: `guessing`, the loss of guessing."""
     runs = drawing.all_records(records)
     figure, (axes,) = drawing.new_axes(1)
     top, crosses = max([p["train_loss"] for r in runs for p in r.curve] + [guessing]), 0
@@ -36,12 +33,9 @@ def training_curves(records: Iterable[RunRecord], *, guessing: float) -> BookFig
     axes.set(ylabel="training loss")
     drawing.whole_numbers(axes, "epoch")
     drawing.legend_beside(axes)
-    ends = "; ".join(
-        f"{r.config.recipe} "
-        + (f"ends at {r.train_loss:.3g}" if r.outcome == "finished" else f"diverged at step {r.diverged_step}")
-        for r in runs
-    )
-    return BookFigure(figure, f"Training loss by epoch: {ends}.")
+    ends = {"finished": "ends at {0.train_loss:.3g}", "diverged": "diverged at step {0.diverged_step}"}
+    said = "; ".join(f"{r.config.recipe} {ends[r.outcome].format(r)}" for r in runs)
+    return BookFigure(figure, f"Training loss by epoch: {said}.")
 
 
 @styled
@@ -50,10 +44,9 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
 
     Of several learning rates, the one with the smallest training loss is shown: the test set chooses nothing.
     """
-    groups = group_by(drawing.all_records(records), "recipe", "depth")
     points = {
         key: min((summarise(g) for g in group_by(runs, "learning_rate").values()), key=lambda p: p.train_loss)
-        for key, runs in groups.items()
+        for key, runs in group_by(drawing.all_records(records), "recipe", "depth").items()
     }
     figure, (axes,) = drawing.new_axes(1)
     for name in dict.fromkeys(recipe for recipe, _ in points):
@@ -72,11 +65,9 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
 
 @styled
 def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str = "batch_size") -> BookFigure:
-    """Final training loss against the effective learning rate, a panel for each batch size or depth, one line a recipe.
+    """Final training loss against the effective learning rate, one line a recipe; panels: for each "batch_size" or "depth".
 
-    Args:
-        guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
-        panels: "batch_size" or "depth".
+    guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
     """
     one_of("panels", panels, ("batch_size", "depth"))
     groups = group_by(drawing.all_records(records), panels, "recipe")
@@ -88,9 +79,8 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
             good = {rate: loss for rate, loss in losses.items() if loss < guessing}
             drawing.draw(axes, good, **style_of(name), markersize=4, label=name)
             failed = {rate: guessing for rate in losses if rate not in good}
-            size_now = 6 if place else 9  # crosses on one spot can be told apart
-            cross = CROSS | {"markersize": size_now, "linestyle": "none", "zorder": 3, "clip_on": True}
-            drawing.draw(axes, failed, **style_of(name) | cross)
+            cross = CROSS | {"markersize": 6 if place else 9, "zorder": 3, "clip_on": True}  # those on one spot are told apart
+            drawing.draw(axes, failed, **style_of(name) | cross, linestyle="none")
         drawing.draw_guessing(axes, guessing)
         axes.set(xlabel="effective rate", title=f"{word} {size}")
         axes.set_xscale("log", base=2)
@@ -106,12 +96,10 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
 
 @styled
 def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, int], tuple[float, float]]) -> BookFigure:
-    """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; crosses on the floor diverged.
+    """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; what diverged is a cross.
 
-    Args:
-        records: of several seeds, their mean is drawn. A recipe without L2 penalty has a line of its own, dashed.
-        working: the rates from lowest to highest that are as good as the best according to the paper, by (recipe, depth), drawn
-            as a thin dark bar under the floor beside the recipe's mark.
+    Of several seeds, the mean is drawn; a recipe without L2 penalty has a dashed line of its own. working: the lowest and the
+    highest rate that are as good as the best according to the paper, by (recipe, depth): a dark bar under the floor.
     """
     groups = group_by(drawing.all_records(records), "depth", "recipe", "l2")
     accuracies = {key: {rate: summarise(runs).accuracy for rate, runs in by_rate(g).items()} for key, g in groups.items()}
@@ -147,8 +135,7 @@ def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, i
 def trainability_map(records: Iterable[RunRecord], predicted: Lines) -> BookFigure:
     """Depth against effective learning rate, a panel a recipe: filled marks train, hollow ones do not, crosses diverged.
 
-    predicted: by recipe and by what it says, the rate by depth up to which theory expects a network to train. A recipe
-    without a line is one of which theory says no such rate.
+    predicted: by recipe and by what it says, the rate by depth up to which theory expects a network to train.
     """
     runs = drawing.all_records(records)
     groups = group_by(runs, "recipe")

@@ -53,8 +53,8 @@ def values_by_block(
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
     Args:
-        measured: one array of shape [d] for each network, or the array of a single one, by recipe. What follows a comma
-            in a name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
+        measured: one array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a
+            name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
         predicted: the prediction for l = 1 .. d, by the same names; band: lower and upper edge of what a finite width gives.
         label: of the vertical axis, which is logarithmic if `log`; words: the same in the text alternative.
     """
