@@ -60,7 +60,7 @@ def embedded(explorer: Explorer) -> dict:
 def unpacked(explorer: Explorer, **state) -> dict[str, dict[str, np.ndarray]]:
     """What the page's script draws in a state: the curves by kind, read from the page's own data."""
     state = explorer.start | state
-    picture = embedded(explorer)["pictures"][",".join(str(c.values.index(state[c.name])) for c in explorer.controls)]
+    picture = embedded(explorer)["pictures"][",".join(str(list(c.choices).index(state[c.name])) for c in explorer.controls)]
     columns = ("x", "y", "top")
     return {s["kind"]: {c: np.array(s[c], dtype=float) for c in columns if c in s} for s in picture["series"]}
 
@@ -277,7 +277,7 @@ def test_points_that_are_not_finite_and_axes_without_room_are_drawn():
     series = Series("theory", "line", [1, 2, 3], [1, np.inf, 1])
     assert series.x.tolist() == [1, 3]
     for log in (False, True):
-        picture = Picture("x", "y", (series,), "A line.", log_x=log, log_y=log)
+        picture = Picture("x", "y", (series,), "A line.", x_log=log, y_log=log)
         low, high = picture.axes["y"]["limits"]
         assert low < 1 < high
         assert picture.svg().startswith('<svg role="img" aria-label="A line."')

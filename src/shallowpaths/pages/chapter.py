@@ -67,8 +67,7 @@ class Chapter:
         facts: what the claim's sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a
         tolerance that is negative or not finite, and where nothing was measured.
         """
-        columns = (np.asarray(v, dtype=np.float64) for v in (predicted, measured, tolerance))
-        wanted, found, allowed = np.broadcast_arrays(*columns)
+        wanted, found, allowed = np.broadcast_arrays(*(np.asarray(v, float) for v in (predicted, measured, tolerance)))
         if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
             raise ValueError(f"claim {name}: needs something measured, and tolerances that are finite and not negative")
         with np.errstate(invalid="ignore"):
@@ -106,11 +105,9 @@ class Chapter:
 def start_chapter(profile: str | None = None, seed: int = 0, device: str | None = None) -> Chapter:
     """Check a chapter's parameters and say what they come to; a ValueError lists the good ones.
 
-    Args:
-        profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the
-            whole protocol, hours); None is "gpu" where CUDA is, else "quick".
-        seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
-        device: "cpu", "cuda", "mps"; None or "auto" takes the best there is.
+    profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the whole
+    protocol, hours); None is "gpu" where CUDA is, else "quick". device: "cpu", "cuda", "mps"; None or "auto" takes the best
+    there is. seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
     """
     chosen = resolve_device(device)
     profile = profile or ("gpu" if chosen.type == "cuda" else "quick")

@@ -32,11 +32,6 @@ class Control:
     only: tuple[str, Any] | None = None
 
     @property
-    def values(self) -> list[Any]:
-        """Its values in order."""
-        return list(self.choices)
-
-    @property
     def labels(self) -> list[str]:
         """How they are shown."""
         shown = self.choices.values() if isinstance(self.choices, Mapping) else self.choices
@@ -45,7 +40,7 @@ class Control:
     @property
     def kind(self) -> str:
         """What it is, "menu" or "slider"."""
-        return "menu" if isinstance(self.values[0], str) else "slider"
+        return "menu" if isinstance(next(iter(self.choices)), str) else "slider"
 
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
@@ -68,7 +63,7 @@ class Explorer:
         self.start |= start or {}
         for c in controls:
             if self.start[c.name] not in c.choices:
-                raise ValueError(f"control {c.name!r} cannot start at {self.start[c.name]!r}: choose from {c.values}")
+                raise ValueError(f"control {c.name!r} cannot start at {self.start[c.name]!r}: choose from {[*c.choices]}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     def picture(self, **state: Any) -> Picture:
@@ -79,7 +74,7 @@ class Explorer:
 
     def states(self) -> Iterator[dict[str, Any]]:
         """Every state that differs from the others."""
-        for values in itertools.product(*(control.values for control in self.controls)):
+        for values in itertools.product(*(control.choices for control in self.controls)):
             state = dict(zip(self.start, values, strict=True))
             if state == self._settled(state):
                 yield state
@@ -91,7 +86,7 @@ class Explorer:
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON; pictures by their controls' positions."""
-        names, places = list(self.start), {c.name: c.values.index for c in self.controls}
+        names, places = list(self.start), {c.name: list(c.choices).index for c in self.controls}
         controls = [
             {"label": c.label, "kind": c.kind, "labels": c.labels, "start": places[c.name](self.start[c.name])}
             | ({"only": [names.index(c.only[0]), places[c.only[0]](c.only[1])]} if c.only else {})
@@ -123,7 +118,7 @@ class Explorer:
         look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
         widgets = {}
         for c in self.controls:
-            options = list(zip(c.labels, c.values, strict=True))
+            options = list(zip(c.labels, c.choices, strict=True))
             widgets[c.name] = kinds[c.kind](options=options, value=self.start[c.name], description=c.label, **look)
         picture, words = ipywidgets.HTML(), ipywidgets.HTML()
 

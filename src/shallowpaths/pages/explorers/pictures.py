@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from shallowpaths.pages.plots import style_of
@@ -62,18 +62,21 @@ class Picture:
     y_label: str
     series: tuple[Series, ...]
     words: str
-    log_x: bool = False
-    log_y: bool = False
+    x_log: bool = False
+    y_log: bool = False
     x_limits: tuple[float, float] | None = None
     y_limits: tuple[float, float] | None = None
 
     @property
     def axes(self) -> dict[str, dict[str, Any]]:
         """The axes "x" and "y", each with its label, log, limits, ticks and their words."""
-        points = [s for s in self.series if s.kind not in ("band", "mean")]
-        x_limits = self.x_limits or _limits([s.x for s in points], self.log_x, room=0.0)
-        y_limits = self.y_limits or _limits([s.y for s in points], self.log_y, room=0.06)
-        return {"x": _axis(self.x_label, self.log_x, x_limits), "y": _axis(self.y_label, self.log_y, y_limits)}
+        axes, points = {}, [s for s in self.series if s.kind not in ("band", "mean")]
+        for name, room in (("x", 0.0), ("y", 0.06)):
+            label, log, given = (getattr(self, f"{name}_{what}") for what in ("label", "log", "limits"))
+            limits = given or _limits([getattr(s, name) for s in points], log, room)
+            ticks = _ticks(*limits, log)
+            axes[name] = {"label": label, "log": log, "limits": limits, "ticks": ticks, "words": list(map(spoken, ticks))}
+        return axes
 
     @property
     def packed(self) -> dict[str, Any]:
@@ -90,22 +93,16 @@ class Picture:
             for series in self.series:
                 _draw(axes, series)
             for (name, axis), drawn in zip(self.axes.items(), (axes.xaxis, axes.yaxis), strict=True):
-                scale = "log" if axis["log"] else "linear"
-                axes.set(**{f"{name}scale": scale, f"{name}lim": axis["limits"], f"{name}label": axis["label"]})
-                drawn.set_major_locator(FixedLocator(axis["ticks"]))
-                drawn.set_major_formatter(FixedFormatter(axis["words"]))
+                axes.set(**{f"{name}scale": "log" if axis["log"] else "linear", f"{name}label": axis["label"]})
+                drawn.set_ticks(axis["ticks"], axis["words"])
                 drawn.set_minor_locator(NullLocator())  # on a logarithmic axis they are many, and slow to draw
+                axes.set(**{f"{name}lim": axis["limits"]})
             axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
             named = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
             axes.legend(named.values(), named.keys(), loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.words)
-
-
-def _axis(label: str, log: bool, limits: tuple[float, float]) -> dict[str, Any]:
-    ticks = _ticks(*limits, log)
-    return {"label": label, "log": log, "limits": limits, "ticks": ticks, "words": list(map(spoken, ticks))}
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:

@@ -28,7 +28,8 @@ def batch_size_explorer(
     listed = all_records(records)
     groups = group_by(listed, "recipe", "batch_size")
     best = {key: best_rate(group, validation_error, STABLE_ERROR) for key, group in groups.items()}
-    limits = _rates_with_room(listed), (0.0, 100 + ROWS)
+    rates = [r.config.effective_learning_rate for r in listed]
+    limits = (min(rates) / ROOM, max(rates) * ROOM), (0.0, 100 + ROWS)
     recipes = list(dict.fromkeys(r.config.recipe for r in listed))
     step = ROWS / (len(recipes) + 1)
 
@@ -65,6 +66,8 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
     """
     runs = all_records(records)
     groups = {name: group for (name,), group in group_by(runs, "recipe").items()}
+    rates = [r.config.effective_learning_rate for r in runs]
+    limits = min(rates) / ROOM, max(rates) * ROOM
 
     def compute(recipe: str, enough: int) -> Picture:
         def kind_of(run: RunRecord) -> str:
@@ -76,15 +79,10 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
         series += [Series(k, names[k], *zip(*found[k], strict=True), recipe=recipe) for k in names if k in found]
         edges = edge_words(groups[recipe], found.get("measured", []), lambda at: f"from {spoken(min(at))} to {spoken(max(at))}")
         words = f"{recipe}, at least {enough} % of test images right: {edges}."
-        return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=_rates_with_room(runs))
+        return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
     controls = [Control("recipe", "recipe", list(groups), start), Control("enough", "test accuracy of at least, %", ACCURACIES, 50)]
     return Explorer("How deep, at which learning rate?", controls, compute)
-
-
-def _rates_with_room(runs: list[RunRecord]) -> tuple[float, float]:
-    rates = [r.config.effective_learning_rate for r in runs]
-    return min(rates) / ROOM, max(rates) * ROOM
 
 
 def _words(name: str, best: BestRate, line: float | None) -> str:
