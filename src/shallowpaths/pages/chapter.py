@@ -63,9 +63,9 @@ class Chapter:
     def check(self, name: str, *, predicted: Numbers, measured: Numbers, tolerance: Numbers, **facts: Any) -> None:
         """Note whether every measured number lies within `tolerance` of the predicted one, in absolute terms.
 
-        predicted, measured, tolerance: numbers, or arrays that broadcast to one shape; what is not finite does not hold.
-        facts: what the claim's sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a
-        tolerance that is negative or not finite, and where nothing was measured.
+        They are numbers, or arrays that broadcast to one shape; what is not finite does not hold. facts: what the claim's
+        sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a tolerance that is
+        negative or not finite, and where nothing was measured.
         """
         wanted, found, allowed = np.broadcast_arrays(*(np.asarray(v, float) for v in (predicted, measured, tolerance)))
         if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
@@ -85,13 +85,13 @@ class Chapter:
     def claims(self, page: str, without: Collection[str] = ()) -> Shown:
         """All claims that the chapter has checked, as a table: its last line.
 
-        page: of the ledger, as "B"; without: names of those of its claims that the chapter does not make with this profile.
-        ClaimFailed, after the table, where one has another verdict than stated or the page has one that was not checked.
+        page: of the ledger, as "B"; without: names of its claims that the chapter does not make with this profile.
+        ClaimFailed, after the table, if one has another verdict than stated, or the page has one that was not checked.
         """
         pages = {name: fields["page"] for name, fields in ledger().items()}
         checks.one_of("page of the ledger", page, dict.fromkeys(pages.values()))
         table, known = _claim_table(self.checked), {row["name"] for row in self.checked} | set(without)
-        wrong = [row for row in self.checked if not _stands(row)]
+        wrong = [row for row in self.checked if row["holds"] != (row["found"] == "holds")]
         failed = [f"{row['id']} {'holds' if row['holds'] else 'does not hold'}: {row['statement']}" for row in wrong]
         failed += [f"{name} was not checked" for name in pages if pages[name] == page and name not in known]
         if failed:
@@ -105,9 +105,9 @@ class Chapter:
 def start_chapter(profile: str | None = None, seed: int = 0, device: str | None = None) -> Chapter:
     """Check a chapter's parameters and say what they come to; a ValueError lists the good ones.
 
-    profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the whole
-    protocol, hours); None is "gpu" where CUDA is, else "quick". device: "cpu", "cuda", "mps"; None or "auto" takes the best
-    there is. seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
+    profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the
+    whole protocol, hours); None is "gpu" where CUDA is, else "quick". device: "cpu", "cuda", "mps"; None or "auto" takes
+    the best there is. seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
     """
     chosen = resolve_device(device)
     profile = profile or ("gpu" if chosen.type == "cuda" else "quick")
@@ -130,7 +130,7 @@ def ledger() -> dict[str, dict[str, str]]:
 def _checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, holds: bool) -> dict[str, Any]:
     """A claim of the ledger with its facts, and what was predicted, measured and tolerated, as the book's list has it.
 
-    Its "rule" is the tolerance in words. Where the answer is yes or no, only measured is given: what was seen, in words.
+    Its "rule" is the tolerance in words. Where the answer is yes or no, only measured is given, what was seen, in words.
     """
     checks.one_of("claim", name, ledger())
     stated = ledger()[name]
@@ -143,26 +143,22 @@ def _checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, h
     return row | {"holds": holds, "found": stated["found"], "id": name.partition(" ")[0]}
 
 
-def _stands(row: dict[str, Any]) -> bool:
-    """Whether the verdict on a claim is the one that the book states."""
-    return row["holds"] == (row["found"] == "holds")
-
-
 def _claim_table(rows: list[dict[str, Any]]) -> Shown:
     """Checked claims, one a row, and as data; a tolerance unfolds into its rule."""
     pages, plain = [], []
     for row in rows:
+        stands = row["holds"] == (row["found"] == "holds")  # the verdict is the one that the book states
         cells = {
             "id": row["id"],
             "statement": row["statement"],
             "predicted": row["prediction"] + ("" if row["predicted"] is None else f": {_text(row['predicted'])}"),
             "measured": _text(row["measured"]),
             "tolerance": "rule" if row["tolerance"] is None else f"± {_text(row['tolerance'])}",
-            "verdict": row["found"] if _stands(row) else "HOLDS AFTER ALL" if row["holds"] else "DOES NOT HOLD",
+            "verdict": row["found"] if stands else "HOLDS AFTER ALL" if row["holds"] else "DOES NOT HOLD",
         }
         shown = {column: html.escape(text) for column, text in cells.items()}
         shown["tolerance"] = f"<details><summary>{shown['tolerance']}</summary>{html.escape(row['rule'])}</details>"
-        look = {"verdict": f' class="{row["found"] if _stands(row) else "fails"}"'}
+        look = {"verdict": f' class="{row["found"] if stands else "fails"}"'}
         tds = "".join(f'<td data-label="{name}"{look.get(name, "")}>{text}</td>' for name, text in shown.items())
         pages.append(f"<tr>{tds}</tr>")
         plain.append("; ".join((*cells.values(), row["rule"])))

@@ -1,4 +1,4 @@
-"""What Jupyter shows as HTML; the tables of a chapter, of one look, numbers aligned, readable on dark and narrow pages."""
+"""What Jupyter shows as HTML, and a chapter's tables: one look, numbers aligned, readable on dark and narrow pages."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,11 +29,11 @@ class Shown:
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3) -> Shown:
-    """A table; columns of numbers are aligned to the right, None is a dash, and digits that are text stay as they are given.
+    """A table; columns of numbers are aligned to the right, None is a dash.
 
-    digits: significant ones of a float. A ValueError where there is no row, or one has not a cell for each header.
+    digits: significant ones of a float; text keeps its own. A ValueError without rows of a cell for each header.
     """
-    listed = [tuple("–" if c is None else f"{c:.{digits}g}" if isinstance(c, float) else c for c in row) for row in rows]
+    listed = [["–" if c is None else f"{c:.{digits}g}" if isinstance(c, float) else c for c in row] for row in rows]
     if not listed or any(len(row) != len(headers) for row in listed):
         raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
     numbers = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*listed, strict=True)]

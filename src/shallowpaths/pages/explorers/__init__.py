@@ -1,4 +1,4 @@
-"""Figures with controls: a function turns their values into a Picture. Jupyter calls it; a page has every state's numbers."""
+"""Figures with controls: a function makes a Picture of their values; a page has every state's numbers, and no kernel."""
 
 from shallowpaths.pages.explorers.explorer import Control, Explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series
@@ -6,5 +6,6 @@ from shallowpaths.pages.explorers.runs import batch_size_explorer, trainability_
 from shallowpaths.pages.explorers.signals import path_explorer, signal_explorer
 
 __all__ = [
-    "Control", "Explorer", "Picture", "Series", "batch_size_explorer", "path_explorer", "signal_explorer", "trainability_explorer",
+    "Control", "Explorer", "Picture", "Series", "batch_size_explorer", "path_explorer", "signal_explorer",
+    "trainability_explorer",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Controls, and the Explorer that turns their values into pictures: data for `book/_assets/explorer.js`, widgets for Jupyter."""
+"""The Explorer turns controls' values into pictures: data for `book/_assets/explorer.js`, widgets for Jupyter."""
 
 import base64
 import functools
@@ -50,7 +50,7 @@ class Control:
 class Explorer:
     """A figure with controls. compute: called with one value for each of them, by name.
 
-    start: values at first, by name, instead of the controls' own. A ValueError for what is no control, or none of its values.
+    start: values at first, by name, before the controls' own. A ValueError for what is no control, or none of its values.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Explorer:
             raise ValueError(f"start names {sorted(unknown)}, which are no controls: {list(self.start)}")
         self.start |= start or {}
         for c in controls:
-            if self.start[c.name] not in c.choices:
-                raise ValueError(f"control {c.name!r} cannot start at {self.start[c.name]!r}: choose from {[*c.choices]}")
+            if (first := self.start[c.name]) not in c.choices:
+                raise ValueError(f"control {c.name!r} cannot start at {first!r}: choose from {[*c.choices]}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
     def picture(self, **state: Any) -> Picture:

@@ -19,14 +19,14 @@ from shallowpaths.pages.plots import style_of
 from shallowpaths.pages.plots.drawing import STYLE, THEMES
 from shallowpaths.theory.checks import one_of
 
-# A thin line in the text's colour; marks in the recipe's, hollow ones, crosses; an area from y to top; a line up from each x.
+# A thin line in the text's colour; marks in the recipe's, hollow, crosses; an area from y to top; lines up from each x.
 KINDS = dict.fromkeys(("theory", "measured", "open", "cross"), ("x", "y")) | {"band": ("x", "y", "top"), "mean": ("x",)}
 _INK = "#010203"  # drawn in this, then named currentColor: the page's text colour, whatever its theme
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a picture, of a kind in KINDS, with the columns that KINDS says; points that are not finite are left out.
+    """One curve of a picture, of a kind in KINDS, with the columns that it says; points that are not finite are left out.
 
     name: what the legend calls it, once where several have it; recipe: whose colour and marker it has.
     """
@@ -56,7 +56,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Picture:
-    """One state of an explorer: its axes (limits None fit the curves), curves, and the same in words, with its numbers."""
+    """One state of an explorer: its axes (limits None fit the curves), curves, and the same in words, with numbers."""
 
     x_label: str
     y_label: str
@@ -75,7 +75,8 @@ class Picture:
             label, log, given = (getattr(self, f"{name}_{what}") for what in ("label", "log", "limits"))
             limits = given or _limits([getattr(s, name) for s in points], log, room)
             ticks = _ticks(*limits, log)
-            axes[name] = {"label": label, "log": log, "limits": limits, "ticks": ticks, "words": list(map(spoken, ticks))}
+            words = list(map(spoken, ticks))
+            axes[name] = {"label": label, "log": log, "limits": limits, "ticks": ticks, "words": words}
         return axes
 
     @property

@@ -19,11 +19,11 @@ def batch_size_explorer(
 ) -> Explorer:
     """Validation accuracy against effective learning rate for every recipe, with a slider for the batch size.
 
-    Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one, and a thin line
-    at the best rate that theory predicts. Runs that diverged are crosses at the floor. The axes stay.
+    Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one, and a thin
+    line at the best rate that theory predicts. Runs that diverged are crosses at the floor. The axes stay.
 
-    records: with a validation split, that differ in recipe, batch size, learning rate and seed, at least one of the batch size
-    `start`, which is shown at first (None: the smallest), or a ValueError. predicted: by recipe and batch size.
+    records: with a validation split, that differ in recipe, batch size, learning rate and seed; a ValueError if one has
+    none, or none has the batch size `start`, which is shown at first (None: the smallest). predicted: by recipe and size.
     """
     listed = all_records(records)
     groups = group_by(listed, "recipe", "batch_size")
@@ -38,7 +38,8 @@ def batch_size_explorer(
         for row, name in enumerate(name for name in recipes if (name, batch_size) in groups):
             found, line = best[name, batch_size], (predicted or {}).get(name, {}).get(batch_size)
             height, group = 100 + step * (row + 1), groups[name, batch_size]
-            at = [(r.config.effective_learning_rate, 100 * r.validation_accuracy) for r in group if r.outcome == "finished"]
+            finished = (r for r in group if r.outcome == "finished")
+            at = [(r.config.effective_learning_rate, 100 * r.validation_accuracy) for r in finished]
             if found.effective_rate is not None:
                 at.append((found.effective_rate, height))
                 ends = [found.effective_rate, found.largest_stable]
@@ -54,15 +55,15 @@ def batch_size_explorer(
         drawn, said = (*bands, *marks, *crosses, *lines), f"Batch {batch_size}: {'; '.join(words)}."
         return Picture("effective learning rate", "validation accuracy, %", drawn, said, True, False, *limits)
 
-    sizes = sorted({size for _, size in groups})
-    return Explorer("Which learning rate, at which batch size?", [Control("batch_size", "batch size", sizes, start)], compute)
+    sizes = Control("batch_size", "batch size", sorted({size for _, size in groups}), start)
+    return Explorer("Which learning rate, at which batch size?", [sizes], compute)
 
 
 def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start: str | None = None) -> Explorer:
     """Depth against effective learning rate for one recipe, with a slider for what counts as trained.
 
-    records: that differ in recipe, depth and learning rate; a ValueError if there is none, or none of the recipe `start`,
-    which is shown at first (None: the first record's). predicted: as for `plots.trainability_map`.
+    records: that differ in recipe, depth and learning rate; a ValueError if there is none, or none of the recipe
+    `start`, which is shown at first (None: the first record's). predicted: as for `plots.trainability_map`.
     """
     runs = all_records(records)
     groups = {name: group for (name,), group in group_by(runs, "recipe").items()}
@@ -77,12 +78,12 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
         names = {"measured": f"{recipe}: {enough} % or more", "open": "less", "cross": "diverged"}
         series = [Series("theory", label, list(line), list(line.values())) for label, line in predicted.get(recipe, {}).items()]
         series += [Series(k, names[k], *zip(*found[k], strict=True), recipe=recipe) for k in names if k in found]
-        edges = edge_words(groups[recipe], found.get("measured", []), lambda at: f"from {spoken(min(at))} to {spoken(max(at))}")
-        words = f"{recipe}, at least {enough} % of test images right: {edges}."
+        good, told = found.get("measured", []), lambda at: f"from {spoken(min(at))} to {spoken(max(at))}"
+        words = f"{recipe}, at least {enough} % of test images right: {edge_words(groups[recipe], good, told)}."
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
-    controls = [Control("recipe", "recipe", list(groups), start), Control("enough", "test accuracy of at least, %", ACCURACIES, 50)]
-    return Explorer("How deep, at which learning rate?", controls, compute)
+    shown, least = Control("recipe", "recipe", [*groups], start), Control("enough", "test accuracy of at least, %", ACCURACIES, 50)
+    return Explorer("How deep, at which learning rate?", [shown, least], compute)
 
 
 def _words(name: str, best: BestRate, line: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Explorers of the signal: variance, branch share and BN's downscaling by block; and how many branches its paths take."""
+"""Explorers of the signal: variance, branch share, BN's downscaling by block; and how many branches its paths take."""
 
 import functools
 import math
@@ -43,7 +43,7 @@ def signal_explorer(
 
     recipes, quantities, blocks: to choose from; "skipinit" has a slider for alpha, quantities are those of QUANTITIES.
     measured_blocks: real networks are built up to this depth; seed: of their weights and of the inputs.
-    start: values at first, by name: recipe, quantity, blocks, alpha, activation, width. A ValueError for what there is not.
+    start: values at first, by name: recipe, quantity, blocks, alpha, activation, width. A ValueError for any other.
     """
     for quantity in quantities:
         one_of("quantity", quantity, QUANTITIES)
@@ -61,9 +61,10 @@ def signal_explorer(
         words = f"{said} of width {width}. {_words(quantity, line, seen)}"
         shown = np.unique(np.geomspace(1, blocks, POINTS).round().astype(int))  # all at first
         if quantity in _BAND:
+            edges = _spread(chosen, len(signal.block), activation, width)
             with np.errstate(over="ignore"):
-                spread = (factor[shown - 1] ** _BAND[quantity] for factor in _spread(chosen, len(signal.block), activation, width))
-                series.append(Series("band", "expected at this width", shown, *(factor * line[shown - 1] for factor in spread)))
+                low, high = (edge[shown - 1] ** _BAND[quantity] * line[shown - 1] for edge in edges)
+            series.append(Series("band", "expected at this width", shown, low, high))
         series.append(Series("theory", "predicted", shown, line[shown - 1]))
         if seen is not None and len(seen):
             marks = shown[shown <= len(seen)]
@@ -81,12 +82,12 @@ def path_explorer(
 ) -> Explorer:  # fmt: skip
     """The share of the signal that paths of each length carry, with the mean length marked.
 
-    measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it: shares of
-    lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut. Other arguments: as in
-    `signal_explorer`; a control is "view".
+    measured: path spectra by (recipe, activation, blocks), the recipe with its alpha as `get_recipe` takes it: shares
+    of lengths 0, 1, ..., one array or one for each network; up to d + 1 of them, where the rest was cut. Other
+    arguments: as in `signal_explorer`; a control is "view".
     """
     spectra = {key: np.atleast_2d(rows) for key, rows in (measured or {}).items()}
-    controls = [*_controls(recipes, blocks), Control("view", "lengths", {"near": "the lengths that matter", "all": "from 0 to d"})]
+    views = {"near": "the lengths that matter", "all": "from 0 to d"}
 
     def compute(recipe: str, blocks: int, activation: str, view: str, alpha: float = 0.0) -> Picture:
         chosen, said = _chosen(recipe, alpha, activation, blocks)
@@ -107,6 +108,7 @@ def path_explorer(
         limits = (0.0, float(blocks)) if view == "all" else (max(0.0, lengths[0] - 1.0), max(4.0, lengths[-1] + 1.0))
         return Picture("length of the path, in branches taken", "share of the signal", tuple(series), words, x_limits=limits)
 
+    controls = [*_controls(recipes, blocks), Control("view", "lengths", views)]
     return Explorer("Path lengths: through how many branches does the signal go?", controls, compute, start)
 
 
@@ -116,7 +118,8 @@ def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
         get_recipe(name)
     alpha = [Control("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
     depth = Control("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])
-    return [Control("recipe", "recipe", recipes), *alpha, depth, Control("activation", "activation", ACTIVATION_WORDS, "relu")]
+    activation = Control("activation", "activation", ACTIVATION_WORDS, "relu")
+    return [Control("recipe", "recipe", recipes), *alpha, depth, activation]
 
 
 def _chosen(recipe: str, alpha: float, activation: str, blocks: int) -> tuple[Recipe, str]:
@@ -127,7 +130,7 @@ def _chosen(recipe: str, alpha: float, activation: str, blocks: int) -> tuple[Re
 
 
 def _built(recipe: Recipe, blocks: int, deepest: int) -> int:
-    """How many blocks stand for these: as many, where their initialization depends on it; else the deepest network, cut."""
+    """How many blocks stand for these: as many, where their initialization depends on it; else the deepest, cut."""
     depends = recipe.alpha == ONE_OVER_SQRT_BLOCKS or "depth rescaling" in recipe.fixup
     return blocks if depends else deepest
 
@@ -159,10 +162,10 @@ def _statistics(recipe: Recipe, blocks: int, activation: str, width: int, seed: 
 def measured_quantity(
     recipe: Recipe, quantity: str, blocks: int, activation: str, width: int, deepest: int, seed: int
 ) -> np.ndarray | None:
-    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is or that at which float32 overflows.
+    """A quantity for l = 1 ... d of a real network, or up to the deepest block there is, or where float32 overflows.
 
-    A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where the
-    recipe depends on the depth and no network is that deep.
+    A block at initialization knows nothing of those after it: one deep network, cut, stands for every depth. None where
+    the recipe depends on the depth and no network is that deep.
     """
     if (built := _built(recipe, blocks, deepest)) > deepest:
         return None

@@ -22,11 +22,10 @@ RING = "ring: on the grid's edge"
 def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None) -> BookFigure:
     """Test accuracy, and beside it the final training loss, against batch size; one colour a recipe.
 
-    Both are those of the runs at the rate that the validation split chose, mean and standard deviation over seeds. A ring is
-    around a point whose rate lies on the grid's edge; a cross on the line of guessing is a batch size at which no rate trained.
-    A ValueError where a record has no validation split, or more than recipe, batch size, rate and seed differ.
-
-    predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean measured up to there.
+    Both are those of the runs at the rate that the validation split chose, mean and standard deviation over seeds. A ring
+    is around a point whose rate lies on the grid's edge; a cross on the line of guessing, where no rate trained. A
+    ValueError where a record has no validation split, or more than recipe, batch size, rate and seed differ.
+    predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean up to there.
     """
     runs = drawing.all_records(records)
     chosen = _chosen_by_size(runs, experiments.validation_error, STABLE_ERROR)
@@ -51,9 +50,8 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
         if level := [100 * p.accuracy for size, p in mine.items() if size <= border]:
             line = dict.fromkeys((min(mine), min(border, max(mine))), sum(level) / len(level))
             predict(accuracy, line, label=_once(accuracy, "predicted: the batch size does not matter"))
-    accuracy.set(ylabel="test accuracy, %")
-    loss.set(ylabel="final training loss")
-    for axes in (accuracy, loss):
+    for axes, label in ((accuracy, "test accuracy, %"), (loss, "final training loss")):
+        axes.set(ylabel=label)
         drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
     drawing.legend_below(figure, (accuracy, loss), 3)
     said = "; ".join(
@@ -66,15 +64,14 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
 
 @styled
 def rate_by_batch_size(
-    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    criterion: Callable[[RunRecord], float] = experiments.final_train_loss,
+    records: Iterable[RunRecord], *, guessing: float, criterion: Callable[[RunRecord], float] = experiments.final_train_loss,
+    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> BookFigure:  # fmt: skip
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 
     A bar spans the rates that are as good as the best, a ring is around a best rate that lies on the grid's edge.
-
-    criterion: what chooses, `final_train_loss` or `validation_error`; guessing: what guessing has by it, or less: a run that
-    ends above counts as unstable; predicted: batch sizes and their rates, by recipe or by a label of your own.
+    criterion: what chooses, `final_train_loss` or `validation_error`; guessing: what guessing has by it, or less: a run
+    that ends above counts as unstable; predicted: batch sizes and their rates, by recipe or by a label of your own.
     """
     runs = drawing.all_records(records)
     best = _chosen_by_size(runs, criterion, guessing)
@@ -99,7 +96,7 @@ def rate_by_batch_size(
     drawing.log_axis_at(axes, sorted({r.config.batch_size for r in runs}), "batch size", base=2)
     drawing.legend_beside(axes)
     said = "; ".join(
-        f"{name} at batch {size}: best {rate_words(b.effective_rate)}{_range_words(b)}, largest stable {rate_words(b.largest_stable)}"
+        f"{name} at batch {size}: best {_range_words(b)}, largest stable {rate_words(b.largest_stable)}"
         for name, by_size in best.items()
         for size, b in by_size.items()
     )
@@ -140,6 +137,7 @@ def _accuracy_words(size: int, point: Point | None, best: BestRate) -> str:
 
 
 def _range_words(best: BestRate) -> str:
-    """The rates that are as good, where they are several, and whether the best is on the edge."""
+    """The best rate, those that are as good, where they are several, and whether it is on the edge."""
     low, high = best.as_good or (0, 0)
-    return (f" (as good {low:.3g} to {high:.3g})" if low < high else "") + (" on the grid's edge" if best.on_edge else "")
+    said = rate_words(best.effective_rate) + (f" (as good {low:.3g} to {high:.3g})" if low < high else "")
+    return said + (" on the grid's edge" if best.on_edge else "")

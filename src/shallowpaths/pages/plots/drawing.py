@@ -1,4 +1,4 @@
-"""What all figures are drawn with: a recipe's look through the whole book, light and dark pages, axes, legends and words."""
+"""What all figures are drawn with: the looks of recipes, light and dark pages, axes, legends and words."""
 
 import base64
 import collections
@@ -19,7 +19,7 @@ from shallowpaths.experiments.records import Point
 from shallowpaths.recipes import NAMES
 from shallowpaths.training.record import RunRecord
 
-THEMES = {"light": ("#1a1a1a", "#d9d9d9"), "dark": ("#e6e6e6", "#4a4a4a")}  # text and grid; all else is the same on both
+THEMES = {"light": ("#1a1a1a", "#d9d9d9"), "dark": ("#e6e6e6", "#4a4a4a")}  # text, grid; all else is the same
 _TEXT, _GRID = THEMES["light"]
 STYLE = {
     "text.color": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT, "axes.labelcolor": _TEXT, "axes.edgecolor": _TEXT,
@@ -40,12 +40,11 @@ _RELATIVES = {"plain": "unnormalized", "zero-gamma": "batchnorm"} | {
 }
 LINES = {"batchnorm-on-skip": "--", "batchnorm-at-end": "-.", "plain-batchnorm": ":", "zero-gamma": (0, (1, 3))}
 _SHAPES = "osD^vP*Xph<>d"
-_FACES = dict.fromkeys(_RELATIVES, "none")
-_LOOKS = {
-    name: {"color": _COLOURS[_RELATIVES.get(name, name)], "marker": shape, "markerfacecolor": _FACES.get(name)}
-    for name, shape in zip(NAMES, itertools.cycle(_SHAPES), strict=False)
-}
-_FURTHER = zip(itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), itertools.cycle(_SHAPES), strict=False)
+_OWN = zip(itertools.cycle(("#777777", "#6A3D9A", "#7A8B00", "#A50F3C")), itertools.cycle(_SHAPES), strict=False)
+_LOOKS = collections.defaultdict(lambda: dict(zip(("color", "marker"), next(_OWN), strict=True), markerfacecolor=None))
+for _name, _shape in zip(NAMES, itertools.cycle(_SHAPES), strict=False):
+    _colour, _face = _COLOURS[_RELATIVES.get(_name, _name)], "none" if _name in _RELATIVES else None
+    _LOOKS[_name] = {"color": _colour, "marker": _shape, "markerfacecolor": _face}
 
 CROSS = {"marker": "x", "markersize": 9, "markeredgewidth": 2, "clip_on": False}  # a run that diverged
 GUESSED = 10.0  # per cent of ten classes
@@ -71,20 +70,20 @@ class BookFigure:
 
     def svg(self) -> dict[str, str]:
         """As SVG with a transparent ground, by theme: the dark one is the light one with two colours exchanged."""
-        light, dark_of = self._rendered("svg").decode(), dict(zip(*THEMES.values(), strict=True))
+        light, dark_of = self._rendered("svg", transparent=True).decode(), dict(zip(*THEMES.values(), strict=True))
         return {"light": light, "dark": re.sub("|".join(dark_of), lambda found: dark_of[found[0]], light)}
 
     def html(self) -> str:
         """Both pictures for a page, of which it shows the one for its theme."""
         wide = " wide" if self.light.get_size_inches()[0] > WIDE or len(self.light.axes) > 1 else ""
-        alt, svgs = html.escape(self.alt), self.svg()
-        images = "".join(f'<img class="figure-{theme}" alt="{alt}" src="{_address(svg)}">' for theme, svg in svgs.items())
+        alt, svgs = html.escape(self.alt), self.svg().items()
+        images = "".join(f'<img class="figure-{theme}" alt="{alt}" src="{_address(svg)}">' for theme, svg in svgs)
         return f'{_SWITCH}<div class="book-figure{wide}">{images}</div>'
 
-    def _rendered(self, form: str, **more: Any) -> bytes:
+    def _rendered(self, form: str, **ground: Any) -> bytes:
         file = io.BytesIO()
         with mpl.rc_context({"svg.hashsalt": "shallowpaths"}):
-            self.light.savefig(file, format=form, bbox_inches="tight", metadata={"Date": None}, **{"transparent": True} | more)
+            self.light.savefig(file, format=form, bbox_inches="tight", metadata={"Date": None}, **ground)
         return file.getvalue()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
@@ -93,7 +92,7 @@ class BookFigure:
 
 
 def _address(svg: str) -> str:
-    """An image's address: no remarks, positions to a hundredth of a point, the style of a line's marks once, for their group."""
+    """Short: no remarks, positions to a hundredth of a point, the style of a line's marks once, for their group."""
     text = re.sub(r"<\?xml.*?\?>|<!.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     positions = r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)'  # and no scale(): a hundredth of it is much
     text = re.sub(positions, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), text)
@@ -103,10 +102,7 @@ def _address(svg: str) -> str:
 
 
 def style_of(recipe: str) -> dict[str, Any]:
-    """The colour and marker of a recipe in every figure, as arguments of matplotlib's `plot`; other names keep their first."""
-    if recipe not in _LOOKS:
-        colour, marker = next(_FURTHER)
-        _LOOKS[recipe] = {"color": colour, "marker": marker, "markerfacecolor": None}
+    """A recipe's colour and marker in every figure, as arguments of matplotlib's `plot`; another name keeps its first."""
     return dict(_LOOKS[recipe])
 
 
@@ -127,7 +123,7 @@ def looks_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def new_axes(panels: int, panel: tuple[float, float] | None = None, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure and its panels, of a width and height in inches; shared: sharex, and sharey, which is True unless given."""
+    """A figure and its panels, each of that width and height in inches; shared: sharex; sharey, True unless given."""
     columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     width, height = panel or ((6.4, 4.0) if panels == 1 else (3.0 + 1.2 * (rows > 1) / columns, 3.2))
@@ -157,7 +153,7 @@ def draw_guessing(axes: Axes, level: float) -> None:
 def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point], at: Sequence[float] | None = None) -> None:
     """Draw a recipe's test accuracies, each with its standard deviation over seeds; at: where, instead of the keys."""
     if points:
-        heights, spread = zip(*((100 * p.accuracy, 100 * (p.accuracy_std or 0.0)) for p in points.values()), strict=True)
+        heights, spread = ([100 * (getattr(p, x) or 0.0) for p in points.values()] for x in ("accuracy", "accuracy_std"))
         bars = spread if any(spread) else None
         axes.errorbar(at or list(points), heights, bars, **style_of(name), label=name, capsize=3)
 

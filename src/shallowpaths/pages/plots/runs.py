@@ -15,7 +15,7 @@ LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the p
 
 @styled
 def training_curves(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
-    """Training loss against the epoch, one line a run, a cross where it diverged; predicted: `guessing`, the loss of guessing."""
+    """Training loss against the epoch, one line a run, a cross where it diverged, beside `guessing`, that of guessing."""
     runs = drawing.all_records(records)
     figure, (axes,) = drawing.new_axes(1)
     top, crosses = max([p["train_loss"] for r in runs for p in r.curve] + [guessing]), 0
@@ -65,7 +65,7 @@ def accuracy_by_depth(records: Iterable[RunRecord]) -> BookFigure:
 
 @styled
 def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str = "batch_size") -> BookFigure:
-    """Final training loss against the effective learning rate, one line a recipe; panels: for each "batch_size" or "depth".
+    """Final training loss against the effective learning rate, one line a recipe; panels: by "batch_size" or "depth".
 
     guessing: the loss of guessing; runs above it, or diverged, are drawn as crosses on that line.
     """
@@ -79,7 +79,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
             good = {rate: loss for rate, loss in losses.items() if loss < guessing}
             drawing.draw(axes, good, **style_of(name), markersize=4, label=name)
             failed = {rate: guessing for rate in losses if rate not in good}
-            cross = CROSS | {"markersize": 6 if place else 9, "zorder": 3, "clip_on": True}  # those on one spot are told apart
+            cross = CROSS | {"markersize": 6 if place else 9, "zorder": 3, "clip_on": True}  # told apart on one spot
             drawing.draw(axes, failed, **style_of(name) | cross, linestyle="none")
         drawing.draw_guessing(axes, guessing)
         axes.set(xlabel="effective rate", title=f"{word} {size}")
@@ -96,13 +96,13 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
 
 @styled
 def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, int], tuple[float, float]]) -> BookFigure:
-    """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; what diverged is a cross.
+    """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; crosses diverged.
 
-    Of several seeds, the mean is drawn; a recipe without L2 penalty has a dashed line of its own. working: the lowest and the
-    highest rate that are as good as the best according to the paper, by (recipe, depth): a dark bar under the floor.
+    Of several seeds, the mean is drawn; a recipe without L2 penalty has a dashed line. working: the lowest and the highest
+    rate that are as good as the best according to the paper, by (recipe, depth), a dark bar under the floor.
     """
     groups = group_by(drawing.all_records(records), "depth", "recipe", "l2")
-    accuracies = {key: {rate: summarise(runs).accuracy for rate, runs in by_rate(g).items()} for key, g in groups.items()}
+    accuracies = {key: {rate: summarise(r).accuracy for rate, r in by_rate(g).items()} for key, g in groups.items()}
     depths = sorted({depth for depth, *_ in groups})
     figure, panels = drawing.new_axes(len(depths))
     for axes, depth in zip(panels, depths, strict=True):
@@ -111,9 +111,9 @@ def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, i
             trained = {rate: 100 * accuracy for rate, accuracy in points.items() if accuracy is not None}
             look = style_of(name) | {"markersize": 5, "label": name if l2 else f"{name}, no L2"}
             drawing.draw(axes, trained, **look | ({} if l2 else {"linestyle": "--", "markerfacecolor": "none"}))
-            if failed := {rate: 0 for rate, accuracy in points.items() if accuracy is None}:  # an empty line has no layout
+            if failed := {rate: 0 for rate, accuracy in points.items() if accuracy is None}:  # an empty one has no layout
                 drawing.draw(axes, failed, **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
-        for row, name in enumerate(name for name in dict.fromkeys(name for name, _ in mine) if (name, depth) in working):
+        for row, name in enumerate(dict.fromkeys(name for name, _ in mine if (name, depth) in working)):
             bar = dict.fromkeys(working[name, depth], -6 - 5 * row)
             drawing.predict(axes, bar, label=None if row else "as good in the paper")
             drawing.draw(axes, bar, **style_of(name) | {"markersize": 4, "linestyle": "none"})
@@ -153,7 +153,7 @@ def trainability_map(records: Iterable[RunRecord], predicted: Lines) -> BookFigu
         axes.set(title=name, ylim=(min(rates) / 1.5, max(rates) * 1.5))
         axes.set_yscale("log", base=2)
         drawing.log_axis_at(axes, sorted({r.config.depth for r in runs}), "depth $n$")
-        said.append(f"{name} trains {edge_words(group, found.get('trains', []), lambda rates: f'up to {max(rates):.3g}')}")
+        said.append(f"{name} trains {edge_words(group, found.get('trains', []), lambda at: f'up to {max(at):.3g}')}")
     drawing.legend_below(figure, panels, 5)
     figure.supylabel("effective learning rate")
     return BookFigure(figure, f"What trains, by depth and learning rate. {'; '.join(said)}.")

@@ -14,7 +14,7 @@ from shallowpaths.pages.plots.drawing import BookFigure, looks_of, new_axes, pre
 from shallowpaths.theory import Signal
 from shallowpaths.theory.checks import one_of
 
-Statistics = SignalStatistics | Sequence[SignalStatistics]
+Measured = Mapping[str, SignalStatistics | Sequence[SignalStatistics]]  # by recipe, of one network or of several
 Bands = Mapping[str, tuple[np.ndarray, np.ndarray]]
 Lines = Mapping[str, np.ndarray]
 Rows = Mapping[str, Sequence[np.ndarray]]
@@ -33,13 +33,10 @@ _LABELS = {
 }
 
 
-def signal_by_block(
-    measured: Mapping[str, Statistics], predicted: Lines, quantity: str = "skip_variance", **options: Any
-) -> BookFigure:
-    """A quantity of SignalStatistics against the block's index l, measured (one mark a seed) and predicted.
+def signal_by_block(measured: Measured, predicted: Lines, quantity: str = "skip_variance", **options: Any) -> BookFigure:
+    """A quantity of SignalStatistics, one network or several a recipe, against the block's index l, and its prediction.
 
-    measured: by recipe, the statistics of one network or of several seeds. predicted, options: as in `values_by_block`.
-    A ValueError lists the quantities.
+    predicted, options: as in `values_by_block`. A ValueError lists the quantities.
     """
     values, word = _values(measured, quantity), quantity.replace("_", " ")
     return values_by_block(values, predicted, _LABELS.get(quantity, word), word, **options)
@@ -55,7 +52,7 @@ def values_by_block(
     Args:
         measured: one array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a
             name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
-        predicted: the prediction for l = 1 .. d, by the same names; band: lower and upper edge of what a finite width gives.
+        predicted: for l = 1 .. d, by the same names; band: lower and upper edge of what a finite width gives.
         label: of the vertical axis, which is logarithmic if `log`; words: the same in the text alternative.
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
@@ -71,9 +68,9 @@ def values_by_block(
 
 @styled
 def signal_panels(
-    measured: Mapping[str, Statistics], predicted: Mapping[str, Signal], quantities: Sequence[str] = ("skip_variance", "branch_share")
+    measured: Measured, predicted: Mapping[str, Signal], quantities: Sequence[str] = ("skip_variance", "branch_share")
 ) -> BookFigure:
-    """Quantities that SignalStatistics and Signal have against the block's index l, side by side; arguments by recipe."""
+    """Quantities of both SignalStatistics and Signal against the block's index l, side by side; arguments by recipe."""
     figure, panels = new_axes(len(quantities), (4.2, 3.6), sharey=False)
     said = []
     for axes, quantity in zip(panels, quantities, strict=True):
@@ -95,8 +92,8 @@ def values_against(
     """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
     Args:
-        measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line joins
-            the marks; or {x: several y}, a mark for each.
+        measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line
+            joins the marks; or {x: several y}, a mark for each.
         predicted: by what the legend calls it, {x: y}; with panels by names as those of `measured`.
         log: the logarithmic axes, "", "x", "y" or "xy"; a ValueError for others, and where nothing was measured.
         panels: whether each recipe has a panel of its own, with its name as the title.
@@ -138,8 +135,8 @@ def values_against(
 def path_lengths(measured: Rows, predicted: Lines, *, lengths: tuple[float, float] | None = None) -> BookFigure:
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
 
-    measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by names as in `values_by_block`, each
-    of which needs a prediction (`theory.path_length_distribution`), else a ValueError. lengths: from where to where all
+    measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by names as in `values_by_block`;
+    each needs a prediction (`theory.path_length_distribution`), else a ValueError. lengths: from where to where all
     horizontal axes go; None shows in each panel those with more than a hundredth of the largest share.
     """
     if not measured or set(measured) - set(predicted):
@@ -181,9 +178,9 @@ def inspection(found: Inspection) -> BookFigure:
     first, last = blocks[0], blocks[-1]
     said = (
         f"Variances and branch shares at the {len(blocks)} residual additions of {found.network} in {found.mode} mode,"
-        f" weights {found.weights}. From first to last, skip variance {first.skip_variance:.3g} to {last.skip_variance:.3g},"
-        f" branch share {first.branch_share:.3g} to {last.branch_share:.3g}, predicted {first.predicted_share:.3g} to"
-        f" {last.predicted_share:.3g}. Verdict: {found.verdict}."
+        f" weights {found.weights}. From first to last, skip variance {first.skip_variance:.3g} to"
+        f" {last.skip_variance:.3g}, branch share {first.branch_share:.3g} to {last.branch_share:.3g}, predicted"
+        f" {first.predicted_share:.3g} to {last.predicted_share:.3g}. Verdict: {found.verdict}."
     )
     return BookFigure(figure, said)
 
@@ -205,7 +202,7 @@ def _draw_by_block(axes: Axes, measured: Rows, predicted: Lines, band: Bands) ->
     return "From first block to last: " + "; ".join(f"{name} measured {told[name]}" + lines.get(name, "") for name in told)
 
 
-def _values(measured: Mapping[str, Statistics], quantity: str) -> dict[str, list[np.ndarray]]:
+def _values(measured: Measured, quantity: str) -> dict[str, list[np.ndarray]]:
     """A quantity's arrays, one a network, by recipe."""
     one_of("quantity", quantity, _QUANTITIES)
     listed = {name: [value] if isinstance(value, SignalStatistics) else value for name, value in measured.items()}
