@@ -8,8 +8,8 @@ What is claimed stands once, in `ledger/`: a page of TOML for each chapter, a ta
     prediction = "l"           # in words or as a formula
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
-A claim of the paper that we do not find has one field more, `found = "differs"`: its verdict is then a "no" that the book stands
-by, and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
+A claim of the paper that we do not find has `found = "differs"`, too: its verdict is then a "no" that the book stands by,
+and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
 """
 
 import functools
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from IPython.display import display
 
 from shallowpaths._device import device_name, resolve_device
 from shallowpaths.pages.plots import BookFigure
@@ -33,7 +34,6 @@ PROFILES = ("quick", "gpu", "paper")
 MIME = "application/vnd.shallowpaths.claims+json"
 FOLDER = Path(__file__).parent / "ledger"
 FIELDS = ("whose", "statement", "prediction", "tolerance")
-
 Numbers = float | Sequence[float] | np.ndarray
 
 
@@ -63,9 +63,9 @@ class Chapter:
     def check(self, name: str, *, predicted: Numbers, measured: Numbers, tolerance: Numbers, **facts: Any) -> None:
         """Note whether every measured number lies within `tolerance` of the predicted one, in absolute terms.
 
-        They are numbers, or arrays that broadcast to one shape; what is not finite does not hold. facts: what the claim's
-        sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a tolerance that is
-        negative or not finite, and where nothing was measured.
+        They are numbers, or arrays that broadcast to one shape; what is not finite does not hold. facts: what the
+        claim's sentences have in curly brackets. A ValueError if one is missing, for an unknown name, for a tolerance
+        that is negative or not finite, and where nothing was measured.
         """
         wanted, found, allowed = np.broadcast_arrays(*(np.asarray(v, float) for v in (predicted, measured, tolerance)))
         if not np.isfinite(allowed).all() or (allowed < 0).any() or found.size == 0:
@@ -95,8 +95,6 @@ class Chapter:
         failed = [f"{row['id']} {'holds' if row['holds'] else 'does not hold'}: {row['statement']}" for row in wrong]
         failed += [f"{name} was not checked" for name in pages if pages[name] == page and name not in known]
         if failed:
-            from IPython.display import display  # only a notebook needs it
-
             display(table)
             raise ClaimFailed("; ".join(failed))
         return table
@@ -106,7 +104,7 @@ def start_chapter(profile: str | None = None, seed: int = 0, device: str | None 
     """Check a chapter's parameters and say what they come to; a ValueError lists the good ones.
 
     profile: "quick" (real data that a package ships, on a CPU, in seconds), "gpu" (CIFAR-10, minutes) or "paper" (the
-    whole protocol, hours); None is "gpu" where CUDA is, else "quick". device: "cpu", "cuda", "mps"; None or "auto" takes
+    whole protocol, hours); None is "gpu" where CUDA is, else "quick". device: "cpu", "cuda", "mps"; None or "auto" is
     the best there is. seed: of every random number of the chapter, a whole number of at least 0 and below 2**63.
     """
     chosen = resolve_device(device)
@@ -130,17 +128,16 @@ def ledger() -> dict[str, dict[str, str]]:
 def _checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, holds: bool) -> dict[str, Any]:
     """A claim of the ledger with its facts, and what was predicted, measured and tolerated, as the book's list has it.
 
-    Its "rule" is the tolerance in words. Where the answer is yes or no, only measured is given, what was seen, in words.
+    Its "rule" is the tolerance in words. Where the answer is yes or no, only measured is given: what was seen.
     """
     checks.one_of("claim", name, ledger())
-    stated = ledger()[name]
+    stated, names = ledger()[name], {"tolerance": "rule"}
     try:
-        said = [stated[field].format(**facts) for field in FIELDS]
+        said = {names.get(part, part): stated[part].format(**facts) for part in FIELDS}
     except (KeyError, IndexError) as error:
         raise ValueError(f"claim {name}: its sentences need the fact {error}") from error
-    row = {"name": name, **dict(zip((*FIELDS[:3], "rule"), said, strict=True))}
-    row |= dict(zip(("predicted", "measured", "tolerance"), map(_plain, numbers), strict=True))
-    return row | {"holds": holds, "found": stated["found"], "id": name.partition(" ")[0]}
+    given = dict(zip(("predicted", "measured", "tolerance"), map(_plain, numbers), strict=True))
+    return {"name": name, **said, **given, "holds": holds, "found": stated["found"], "id": name.partition(" ")[0]}
 
 
 def _claim_table(rows: list[dict[str, Any]]) -> Shown:

@@ -1,4 +1,4 @@
-"""Figures with controls: a function makes a Picture of their values; a page has every state's numbers, and no kernel."""
+"""Figures with controls: a function makes a Picture of their values; a page has every state's numbers, no kernel."""
 
 from shallowpaths.pages.explorers.explorer import Control, Explorer
 from shallowpaths.pages.explorers.pictures import Picture, Series

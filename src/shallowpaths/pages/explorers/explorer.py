@@ -50,7 +50,7 @@ class Control:
 class Explorer:
     """A figure with controls. compute: called with one value for each of them, by name.
 
-    start: values at first, by name, before the controls' own. A ValueError for what is no control, or none of its values.
+    start: values at first, by name, before the controls' own; a ValueError for other names and values.
     """
 
     def __init__(
@@ -74,10 +74,9 @@ class Explorer:
 
     def states(self) -> Iterator[dict[str, Any]]:
         """Every state that differs from the others."""
-        for values in itertools.product(*(control.choices for control in self.controls)):
-            state = dict(zip(self.start, values, strict=True))
-            if state == self._settled(state):
-                yield state
+        product = itertools.product(*(control.choices for control in self.controls))
+        states = (dict(zip(self.start, values, strict=True)) for values in product)
+        return (state for state in states if state == self._settled(state))
 
     def _settled(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with the controls that play no part at their first value."""
@@ -116,11 +115,7 @@ class Explorer:
         """The explorer as widgets, which call its function at every change. For ipywidgets 7 and later."""
         kinds = {"slider": ipywidgets.SelectionSlider, "menu": ipywidgets.Dropdown}
         look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
-        widgets = {}
-        for c in self.controls:
-            options = list(zip(c.labels, c.choices, strict=True))
-            widgets[c.name] = kinds[c.kind](options=options, value=self.start[c.name], description=c.label, **look)
-        picture, words = ipywidgets.HTML(), ipywidgets.HTML()
+        widgets, picture, words = {}, ipywidgets.HTML(), ipywidgets.HTML()
 
         def show(_: Any = None) -> None:
             state = {name: widget.value for name, widget in widgets.items()}
@@ -129,8 +124,10 @@ class Explorer:
             shown = self.picture(**state)
             picture.value, words.value = shown.svg(), html.escape(shown.words)
 
-        for widget in widgets.values():
-            widget.observe(show, names="value")
+        for c in self.controls:
+            options = list(zip(c.labels, c.choices, strict=True))
+            widgets[c.name] = kinds[c.kind](options=options, value=self.start[c.name], description=c.label, **look)
+            widgets[c.name].observe(show, names="value")
         show()
         title = ipywidgets.HTML(f"<b>{html.escape(self.title)}</b>")
         return ipywidgets.VBox([title, *widgets.values(), picture, words])

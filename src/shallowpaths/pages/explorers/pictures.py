@@ -26,7 +26,7 @@ _INK = "#010203"  # drawn in this, then named currentColor: the page's text colo
 
 @dataclass(frozen=True)
 class Series:
-    """One curve of a picture, of a kind in KINDS, with the columns that it says; points that are not finite are left out.
+    """One curve of a picture, of a kind in KINDS, with the columns that it says; points not finite are left out.
 
     name: what the legend calls it, once where several have it; recipe: whose colour and marker it has.
     """

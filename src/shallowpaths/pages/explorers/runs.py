@@ -19,11 +19,11 @@ def batch_size_explorer(
 ) -> Explorer:
     """Validation accuracy against effective learning rate for every recipe, with a slider for the batch size.
 
-    Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one, and a thin
+    Above 100 % each recipe has a row: its mark at the best rate, a band from there to the largest stable one and a thin
     line at the best rate that theory predicts. Runs that diverged are crosses at the floor. The axes stay.
 
     records: with a validation split, that differ in recipe, batch size, learning rate and seed; a ValueError if one has
-    none, or none has the batch size `start`, which is shown at first (None: the smallest). predicted: by recipe and size.
+    none, or none has the batch size `start`, shown at first (None: the smallest). predicted: by recipe and batch size.
     """
     listed = all_records(records)
     groups = group_by(listed, "recipe", "batch_size")
@@ -82,8 +82,8 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
         words = f"{recipe}, at least {enough} % of test images right: {edge_words(groups[recipe], good, told)}."
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
-    shown, least = Control("recipe", "recipe", [*groups], start), Control("enough", "test accuracy of at least, %", ACCURACIES, 50)
-    return Explorer("How deep, at which learning rate?", [shown, least], compute)
+    least = Control("enough", "test accuracy of at least, %", ACCURACIES, 50)
+    return Explorer("How deep, at which learning rate?", [Control("recipe", "recipe", [*groups], start), least], compute)
 
 
 def _words(name: str, best: BestRate, line: float | None) -> str:

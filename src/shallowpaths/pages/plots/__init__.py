@@ -1,6 +1,6 @@
 """Every figure of the book, each with its prediction; a reader's own measurements go in the same way."""
 
-from shallowpaths.pages.plots.batch_sizes import accuracy_by_batch_size, rate_by_batch_size  # noqa: I001 - no name a line
+from shallowpaths.pages.plots.batch_sizes import accuracy_by_batch_size, rate_by_batch_size  # noqa: I001 - one wraps
 from shallowpaths.pages.plots.drawing import BookFigure, style_of
 from shallowpaths.pages.plots.runs import accuracy_by_depth, accuracy_by_rate, loss_by_rate
 from shallowpaths.pages.plots.runs import trainability_map, training_curves

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from shallowpaths.experiments import records as experiments
-from shallowpaths.experiments.records import STABLE_ERROR, BestRate, Point, best_rate, group_by
+from shallowpaths.experiments.records import STABLE_ERROR, BestRate, Point, best_rate, final_train_loss, group_by
 from shallowpaths.pages.plots import drawing
 from shallowpaths.pages.plots.drawing import CROSS, GUESSED, BookFigure, predict, rate_words, style_of, styled
 from shallowpaths.training.record import RunRecord
@@ -22,8 +22,8 @@ RING = "ring: on the grid's edge"
 def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[str, float] | None = None) -> BookFigure:
     """Test accuracy, and beside it the final training loss, against batch size; one colour a recipe.
 
-    Both are those of the runs at the rate that the validation split chose, mean and standard deviation over seeds. A ring
-    is around a point whose rate lies on the grid's edge; a cross on the line of guessing, where no rate trained. A
+    Both are those of the runs at the rate that the validation split chose, mean and standard deviation over seeds. A
+    ring is around a point whose rate lies on the grid's edge; a cross on the line of guessing, where no rate trained. A
     ValueError where a record has no validation split, or more than recipe, batch size, rate and seed differ.
     predicted: by recipe, the batch size up to which accuracy shall not depend on it: a line at the mean up to there.
     """
@@ -64,8 +64,8 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
 
 @styled
 def rate_by_batch_size(
-    records: Iterable[RunRecord], *, guessing: float, criterion: Callable[[RunRecord], float] = experiments.final_train_loss,
-    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    criterion: Callable[[RunRecord], float] = final_train_loss,
 ) -> BookFigure:  # fmt: skip
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 

@@ -102,7 +102,7 @@ def _address(svg: str) -> str:
 
 
 def style_of(recipe: str) -> dict[str, Any]:
-    """A recipe's colour and marker in every figure, as arguments of matplotlib's `plot`; another name keeps its first."""
+    """A recipe's colour and marker in every figure, arguments of matplotlib's `plot`; another name keeps its first."""
     return dict(_LOOKS[recipe])
 
 
@@ -153,7 +153,7 @@ def draw_guessing(axes: Axes, level: float) -> None:
 def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point], at: Sequence[float] | None = None) -> None:
     """Draw a recipe's test accuracies, each with its standard deviation over seeds; at: where, instead of the keys."""
     if points:
-        heights, spread = ([100 * (getattr(p, x) or 0.0) for p in points.values()] for x in ("accuracy", "accuracy_std"))
+        heights, spread = zip(*((100 * p.accuracy, 100 * (p.accuracy_std or 0)) for p in points.values()), strict=True)
         bars = spread if any(spread) else None
         axes.errorbar(at or list(points), heights, bars, **style_of(name), label=name, capsize=3)
 

@@ -15,7 +15,7 @@ LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the p
 
 @styled
 def training_curves(records: Iterable[RunRecord], *, guessing: float) -> BookFigure:
-    """Training loss against the epoch, one line a run, a cross where it diverged, beside `guessing`, that of guessing."""
+    """Training loss against the epoch, one line a run, a cross where it diverged; guessing: the loss of guessing."""
     runs = drawing.all_records(records)
     figure, (axes,) = drawing.new_axes(1)
     top, crosses = max([p["train_loss"] for r in runs for p in r.curve] + [guessing]), 0
@@ -98,8 +98,8 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
 def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, int], tuple[float, float]]) -> BookFigure:
     """Test accuracy against the effective learning rate, a panel for each depth, one line a recipe; crosses diverged.
 
-    Of several seeds, the mean is drawn; a recipe without L2 penalty has a dashed line. working: the lowest and the highest
-    rate that are as good as the best according to the paper, by (recipe, depth), a dark bar under the floor.
+    Of several seeds, the mean is drawn; a recipe without L2 penalty has a dashed line. working: lowest and highest rate
+    that are as good as the best according to the paper, by (recipe, depth), a dark bar under the floor.
     """
     groups = group_by(drawing.all_records(records), "depth", "recipe", "l2")
     accuracies = {key: {rate: summarise(r).accuracy for rate, r in by_rate(g).items()} for key, g in groups.items()}
@@ -111,7 +111,7 @@ def accuracy_by_rate(records: Iterable[RunRecord], working: Mapping[tuple[str, i
             trained = {rate: 100 * accuracy for rate, accuracy in points.items() if accuracy is not None}
             look = style_of(name) | {"markersize": 5, "label": name if l2 else f"{name}, no L2"}
             drawing.draw(axes, trained, **look | ({} if l2 else {"linestyle": "--", "markerfacecolor": "none"}))
-            if failed := {rate: 0 for rate, accuracy in points.items() if accuracy is None}:  # an empty one has no layout
+            if failed := {rate: 0 for rate, accuracy in points.items() if accuracy is None}:  # empty, no layout
                 drawing.draw(axes, failed, **style_of(name) | CROSS | {"markersize": 7}, linestyle="none")
         for row, name in enumerate(dict.fromkeys(name for name, _ in mine if (name, depth) in working)):
             bar = dict.fromkeys(working[name, depth], -6 - 5 * row)

@@ -33,13 +33,13 @@ _LABELS = {
 }
 
 
-def signal_by_block(measured: Measured, predicted: Lines, quantity: str = "skip_variance", **options: Any) -> BookFigure:
+def signal_by_block(measured: Measured, predicted: Lines, quantity: str = "skip_variance", **more: Any) -> BookFigure:
     """A quantity of SignalStatistics, one network or several a recipe, against the block's index l, and its prediction.
 
-    predicted, options: as in `values_by_block`. A ValueError lists the quantities.
+    predicted, more: as in `values_by_block`. A ValueError lists the quantities.
     """
     values, word = _values(measured, quantity), quantity.replace("_", " ")
-    return values_by_block(values, predicted, _LABELS.get(quantity, word), word, **options)
+    return values_by_block(values, predicted, _LABELS.get(quantity, word), word, **more)
 
 
 @styled
@@ -49,11 +49,10 @@ def values_by_block(
 ) -> BookFigure:  # fmt: skip
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
-    Args:
-        measured: one array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a
-            name, as in "batchnorm, ReLU", tells several groups of one recipe apart.
-        predicted: for l = 1 .. d, by the same names; band: lower and upper edge of what a finite width gives.
-        label: of the vertical axis, which is logarithmic if `log`; words: the same in the text alternative.
+    measured: one array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a name,
+    as in "batchnorm, ReLU", tells several groups of one recipe apart. predicted: for l = 1 .. d, by the same names; band:
+    lower and upper edge of what a finite width gives. label: of the vertical axis, which is logarithmic if `log`; words:
+    the same in the text alternative.
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
     figure, (axes,) = new_axes(1)
@@ -135,7 +134,7 @@ def values_against(
 def path_lengths(measured: Rows, predicted: Lines, *, lengths: tuple[float, float] | None = None) -> BookFigure:
     """The share of the signal that paths of each length carry, a panel for each name, with the mean length in its title.
 
-    measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), one array a network, by names as in `values_by_block`;
+    measured: shares of lengths 0, 1, ... (`PathSpectrum.shares`), an array a network, by names as in `values_by_block`;
     each needs a prediction (`theory.path_length_distribution`), else a ValueError. lengths: from where to where all
     horizontal axes go; None shows in each panel those with more than a hundredth of the largest share.
     """
