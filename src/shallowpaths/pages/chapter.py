@@ -8,8 +8,8 @@ What is claimed stands once, in `ledger/`: a page of TOML for each chapter, a ta
     prediction = "l"           # in words or as a formula
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
-A claim of the paper that we do not find has `found = "differs"`, too: its verdict is then a "no" that the book stands by,
-and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
+A claim of the paper that we do not find has `found = "differs"`, too: its verdict is a "no" that the book stands by, and
+a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
 """
 
 import functools

@@ -36,9 +36,9 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], digits: int = 3
     listed = [["–" if c is None else f"{c:.{digits}g}" if isinstance(c, float) else c for c in row] for row in rows]
     if not listed or any(len(row) != len(headers) for row in listed):
         raise ValueError(f"a table needs rows of {len(headers)} cells each, one for each of {', '.join(headers)}")
-    numbers = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*listed, strict=True)]
-    look = {"disable_numparse": True, "colalign": ["right" if number else "left" for number in numbers]}
-    page, plain = (tabulate(listed, headers, form, **look) for form in ("html", "simple"))
+    numbers = (all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*listed, strict=True))
+    align = ["right" if number else "left" for number in numbers]
+    page, plain = (tabulate(listed, headers, f, disable_numparse=True, colalign=align) for f in ("html", "simple"))
     return Shown(f'<div class="book-table">{page}</div>', plain)
 
 

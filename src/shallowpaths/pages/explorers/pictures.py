@@ -85,7 +85,7 @@ class Picture:
         return self.axes | {"series": [s.packed for s in self.series], "words": self.words}
 
     def svg(self) -> str:
-        """An SVG to stand in a page, in the colour of its text."""
+        """An SVG to stand in a page, in the colour of its text; of its ids only those that are used."""
         ink = {key: _INK if value == THEMES["light"][0] else value for key, value in STYLE.items()}
         ink |= {"svg.fonttype": "none", "svg.hashsalt": f"{zlib.crc32(self.words.encode())}"}
         with mpl.rc_context(ink):
@@ -103,7 +103,12 @@ class Picture:
             axes.legend(named.values(), named.keys(), loc="best" if len(self.series) < 4 else "upper left")
             file = io.StringIO()
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        return _inline(file.getvalue(), self.words)
+        svg = file.getvalue()
+        svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)
+        head = f'<svg role="img" aria-label="{html.escape(self.words)}" style="max-width:100%;height:auto"'
+        return svg.replace("<svg", head, 1)
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
@@ -150,12 +155,3 @@ def _draw(axes: Axes, series: Series) -> None:
     else:
         look = {"open": {"markerfacecolor": "none"}, "cross": {"marker": "x"}}.get(series.kind, {})
         axes.plot(series.x, series.y, **style | look, linestyle="none", markersize=4.5, clip_on=False, label=series.name)
-
-
-def _inline(svg: str, words: str) -> str:
-    """No prologue, no fixed size, the page's colour, a text alternative, and of ids only those used."""
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in svg else "", svg)
-    head = f'<svg role="img" aria-label="{html.escape(words)}" style="max-width:100%;height:auto"'
-    return svg.replace("<svg", head, 1)

@@ -10,7 +10,6 @@ from shallowpaths.pages.plots.runs import Lines, edge_words, points_by
 from shallowpaths.training.record import RunRecord
 
 ROOM = 1.4  # factor by which the axis of rates is longer than their grid, at both ends
-ACCURACIES = (20, 30, 40, 50, 60, 70, 80, 90)
 ROWS = 19.0  # per cent that the rows of all recipes share above 100; from 20 on the axis would have a tick there
 
 
@@ -82,14 +81,14 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
         words = f"{recipe}, at least {enough} % of test images right: {edge_words(groups[recipe], good, told)}."
         return Picture("depth n", "effective learning rate", tuple(series), words, True, True, y_limits=limits)
 
-    least = Control("enough", "test accuracy of at least, %", ACCURACIES, 50)
-    return Explorer("How deep, at which learning rate?", [Control("recipe", "recipe", [*groups], start), least], compute)
+    least = Control("enough", "test accuracy of at least, %", range(20, 100, 10), 50)
+    shown = Control("recipe", "recipe", [*groups], start)
+    return Explorer("How deep, at which learning rate?", [shown, least], compute)
 
 
 def _words(name: str, best: BestRate, line: float | None) -> str:
     if best.effective_rate is None:
         return f"{name} trains at no rate"
-    edge = " on the grid's edge" if best.on_edge else ""
-    theory = "" if line is None else f" (predicted {spoken(line)})"
-    accuracy = f"{100 * (1 - best.loss):.1f} %"
-    return f"{name} best at {spoken(best.effective_rate)}{edge}{theory} with {accuracy}, stable up to {spoken(best.largest_stable)}"
+    said = f"{name} best at {spoken(best.effective_rate)}" + (" on the grid's edge" if best.on_edge else "")
+    said += "" if line is None else f" (predicted {spoken(line)})"
+    return f"{said} with {100 * (1 - best.loss):.1f} %, stable up to {spoken(best.largest_stable)}"

@@ -20,10 +20,8 @@ from shallowpaths.recipes import ONE_OVER_SQRT_BLOCKS, Recipe, get_recipe
 from shallowpaths.theory.checks import one_of
 
 BLOCKS = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
-WIDTHS = (16, 64)
 ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 ACTIVATION_WORDS = {"linear": "linear", "relu": "ReLU"}
-DEEPEST = 1000
 POINTS = 100  # of a curve, at most
 BATCH = 64  # Gaussian inputs, independent of each other
 QUANTITIES = {
@@ -50,7 +48,7 @@ def signal_explorer(
     controls = [
         Control("quantity", "quantity", {name: QUANTITIES[name] for name in quantities}),
         *_controls(recipes, blocks),
-        Control("width", "width", WIDTHS, WIDTHS[-1]),
+        Control("width", "width", (16, 64), 64),
     ]
 
     def compute(quantity: str, recipe: str, blocks: int, activation: str, width: int, alpha: float = 0.0) -> Picture:
@@ -114,12 +112,10 @@ def path_explorer(
 
 def _controls(recipes: Sequence[str], blocks: Sequence[int]) -> list[Control]:
     """The recipe, alpha where SkipInit is among them, the number of blocks, and the activation."""
-    for name in recipes:
-        get_recipe(name)
     alpha = [Control("alpha", "alpha", ALPHAS, only=("recipe", "skipinit"))] if "skipinit" in recipes else []
     depth = Control("blocks", "blocks d", blocks, 64 if 64 in blocks else blocks[-1])
     activation = Control("activation", "activation", ACTIVATION_WORDS, "relu")
-    return [Control("recipe", "recipe", recipes), *alpha, depth, activation]
+    return [Control("recipe", "recipe", [get_recipe(name).name for name in recipes]), *alpha, depth, activation]
 
 
 def _chosen(recipe: str, alpha: float, activation: str, blocks: int) -> tuple[Recipe, str]:
@@ -140,7 +136,7 @@ predicted_signal = functools.lru_cache(maxsize=512)(signal_of_recipe)
 
 def forward_signal(recipe: Recipe, blocks: int, activation: str) -> theory.Signal:
     """A prediction whose first `blocks` entries hold for that many blocks, forward."""
-    return predicted_signal(recipe, _built(recipe, blocks, max(blocks, DEEPEST)), activation=activation)
+    return predicted_signal(recipe, _built(recipe, blocks, max(blocks, BLOCKS[-1])), activation=activation)
 
 
 @functools.lru_cache(maxsize=512)

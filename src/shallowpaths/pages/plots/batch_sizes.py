@@ -64,8 +64,8 @@ def accuracy_by_batch_size(records: Iterable[RunRecord], *, predicted: Mapping[s
 
 @styled
 def rate_by_batch_size(
-    records: Iterable[RunRecord], *, guessing: float, predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-    criterion: Callable[[RunRecord], float] = final_train_loss,
+    records: Iterable[RunRecord], *, guessing: float, criterion: Callable[[RunRecord], float] = final_train_loss,
+    predicted: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> BookFigure:  # fmt: skip
     """Best and largest stable effective learning rate against batch size, one colour a recipe.
 

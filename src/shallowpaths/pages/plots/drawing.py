@@ -154,8 +154,8 @@ def accuracies_with_spread(axes: Axes, name: str, points: Mapping[float, Point],
     """Draw a recipe's test accuracies, each with its standard deviation over seeds; at: where, instead of the keys."""
     if points:
         heights, spread = zip(*((100 * p.accuracy, 100 * (p.accuracy_std or 0)) for p in points.values()), strict=True)
-        bars = spread if any(spread) else None
-        axes.errorbar(at or list(points), heights, bars, **style_of(name), label=name, capsize=3)
+        look = style_of(name) | {"label": name, "capsize": 3}
+        axes.errorbar(at or list(points), heights, spread if any(spread) else None, **look)
 
 
 def whole_numbers(axes: Axes, label: str) -> None:

@@ -10,7 +10,6 @@ from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
 Lines = Mapping[str, Mapping[str, Mapping[int, float]]]
-LEGEND_COLUMN = 1.8  # inches that a recipe's name takes in a legend below the panels
 
 
 @styled
@@ -86,7 +85,7 @@ def loss_by_rate(records: Iterable[RunRecord], *, guessing: float, panels: str =
         axes.set_xscale("log", base=2)
         drawing.plain_log_ticks(axes)
     figure.supylabel("final training loss")
-    drawing.legend_below(figure, all_axes, max(2, int(figure.get_figwidth() / LEGEND_COLUMN)))
+    drawing.legend_below(figure, all_axes, max(2, int(figure.get_figwidth() / 1.8)))  # inches for a recipe's name
     said = "; ".join(
         f"{recipe} at {word} {size}: best rate {drawing.rate_words(best_rate(runs, stable_below=guessing).effective_rate)}"
         for (size, recipe), runs in groups.items()

@@ -20,8 +20,6 @@ Lines = Mapping[str, np.ndarray]
 Rows = Mapping[str, Sequence[np.ndarray]]
 Points = Mapping[float, float | Sequence[float]]
 MANY = 12  # points of a line; of more than these a text alternative tells the ends and the range
-TICKS = 8  # on a logarithmic axis of as many places at most each has its own
-DECADES = 1e3  # of a vertical axis with plain numbers
 
 _KINDS = ("variance", "squared_mean", "second_moment")
 _QUANTITIES = (*(f"{part}_{kind}" for part in ("skip", "branch", "output") for kind in _KINDS), "branch_share")
@@ -49,10 +47,9 @@ def values_by_block(
 ) -> BookFigure:  # fmt: skip
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
-    measured: one array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a name,
-    as in "batchnorm, ReLU", tells several groups of one recipe apart. predicted: for l = 1 .. d, by the same names; band:
-    lower and upper edge of what a finite width gives. label: of the vertical axis, which is logarithmic if `log`; words:
-    the same in the text alternative.
+    measured: an array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a name,
+    as in "batchnorm, ReLU", tells groups of one recipe apart. predicted: for l = 1 .. d, by the same names; band: lower
+    and upper edge of what a finite width gives. label: of the axis, logarithmic if `log`; words: the same in the alternative.
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
     figure, (axes,) = new_axes(1)
@@ -90,12 +87,10 @@ def values_against(
 ) -> BookFigure:  # fmt: skip
     """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
-    Args:
-        measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line
-            joins the marks; or {x: several y}, a mark for each.
-        predicted: by what the legend calls it, {x: y}; with panels by names as those of `measured`.
-        log: the logarithmic axes, "", "x", "y" or "xy"; a ValueError for others, and where nothing was measured.
-        panels: whether each recipe has a panel of its own, with its name as the title.
+    measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line joins the
+    marks; or {x: several y}, a mark for each. predicted: by what the legend calls it, {x: y}; with panels, one for each
+    recipe, by names as those of `measured`. log: the logarithmic axes, "", "x", "y" or "xy"; a ValueError for others, and
+    where nothing was measured.
     """
     one_of("log", log, ("", "x", "y", "xy"))
     if not measured:
@@ -115,9 +110,9 @@ def values_against(
     places = sorted({x for points in measured.values() for x in points})
     for axes in all_axes:
         low, high = axes.get_ylim()
-        if "y" in log and high < DECADES * low:
+        if "y" in log and high < 1e3 * low:  # few enough decades
             drawing.plain_log_ticks(axes)
-        if "x" in log and len(places) <= TICKS:
+        if "x" in log and len(places) <= 8:  # few enough for a tick each
             axes.set_xticks(places, [f"{x:g}" for x in places])
             axes.xaxis.set_minor_locator(NullLocator())
     all_axes[0].set_ylabel(ylabel)
