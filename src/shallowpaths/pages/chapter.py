@@ -1,6 +1,4 @@
-"""A chapter of the book: its parameters, its answer in one minute, and its claims, checked.
-
-What is claimed stands once, in `ledger/`: a page of TOML for each chapter, a table for each claim.
+"""A chapter of the book: its parameters, its answer in one minute, and its claims, each stated once, in `ledger/`:
 
     [B1]                       # or ["B1 stages"], where a claim has parts: the id is the first word
     whose = "paper"            # or "ours"
@@ -8,8 +6,8 @@ What is claimed stands once, in `ledger/`: a page of TOML for each chapter, a ta
     prediction = "l"           # in words or as a formula
     tolerance = "4 standard deviations of the mean of {networks} networks (theory.finite_width)"
 
-A claim of the paper that we do not find has `found = "differs"`, too: its verdict is a "no" that the book stands by, and
-a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
+A claim of the paper that we do not find has `found = "differs"`, too: its verdict is a "no" that the book stands by,
+and a "yes" would stop the chapter. A chapter adds the numbers, and the facts in curly brackets.
 """
 
 import functools
@@ -126,10 +124,7 @@ def ledger() -> dict[str, dict[str, str]]:
 
 
 def _checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, holds: bool) -> dict[str, Any]:
-    """A claim of the ledger with its facts, and what was predicted, measured and tolerated, as the book's list has it.
-
-    Its "rule" is the tolerance in words. Where the answer is yes or no, only measured is given: what was seen.
-    """
+    """A claim with its facts and predicted, measured, tolerance, as the book's list has it; "rule" is the last in words."""
     checks.one_of("claim", name, ledger())
     stated, names = ledger()[name], {"tolerance": "rule"}
     try:

@@ -139,8 +139,7 @@ def _limits(columns: list[np.ndarray], log: bool, room: float) -> tuple[float, f
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())
     spare = room * (high - low) or (0.0 if high > low else 0.3 if log else 0.5)
-    low, high = low - spare, high + spare
-    return tuple(float(f"{v:.4g}") for v in ((10**low, 10 ** min(high, 308.0)) if log else (low, high)))
+    return tuple(float(f"{10 ** min(v, 308.0) if log else v:.4g}") for v in (low - spare, high + spare))
 
 
 def _draw(axes: Axes, series: Series) -> None:

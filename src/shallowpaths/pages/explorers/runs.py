@@ -70,10 +70,8 @@ def trainability_explorer(records: Iterable[RunRecord], predicted: Lines, start:
     limits = min(rates) / ROOM, max(rates) * ROOM
 
     def compute(recipe: str, enough: int) -> Picture:
-        def kind_of(run: RunRecord) -> str:
-            return "cross" if run.test_accuracy is None else "measured" if 100 * run.test_accuracy >= enough else "open"
-
-        found = points_by(groups[recipe], kind_of)
+        kinds = {None: "cross", True: "measured", False: "open"}
+        found = points_by(groups[recipe], lambda r: kinds[r.test_accuracy and 100 * r.test_accuracy >= enough])
         names = {"measured": f"{recipe}: {enough} % or more", "open": "less", "cross": "diverged"}
         series = [Series("theory", label, list(line), list(line.values())) for label, line in predicted.get(recipe, {}).items()]
         series += [Series(k, names[k], *zip(*found[k], strict=True), recipe=recipe) for k in names if k in found]

@@ -103,12 +103,11 @@ def rate_by_batch_size(
     return BookFigure(figure, f"Effective learning rate by batch size. {said}.")
 
 
-def _chosen_by_size(runs: list[RunRecord], *chosen_by: Any) -> dict[str, dict[int, BestRate]]:
+def _chosen_by_size(runs: list[RunRecord], *by: Any) -> dict[str, dict[int, BestRate]]:
     """The best rate of each recipe and batch size, from the smallest batch to the largest."""
-    found: dict[str, dict[int, BestRate]] = {r.config.recipe: {} for r in runs}
-    for (name, size), group in sorted(group_by(runs, "recipe", "batch_size").items(), key=lambda item: item[0][1]):
-        found[name][size] = best_rate(group, *chosen_by)
-    return found
+    groups = group_by(runs, "recipe", "batch_size")
+    names = dict.fromkeys(name for name, _ in groups)
+    return {name: {n: best_rate(groups[name, n], *by) for other, n in sorted(groups) if other == name} for name in names}
 
 
 def _once(axes: Axes, label: str) -> str | None:

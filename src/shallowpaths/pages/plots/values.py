@@ -47,9 +47,9 @@ def values_by_block(
 ) -> BookFigure:  # fmt: skip
     """Any quantity against the block's index l, measured (one mark a network) and predicted.
 
-    measured: an array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a name,
-    as in "batchnorm, ReLU", tells groups of one recipe apart. predicted: for l = 1 .. d, by the same names; band: lower
-    and upper edge of what a finite width gives. label: of the axis, logarithmic if `log`; words: the same in the alternative.
+    measured: an array of shape [d] for each network, or that of a single one, by recipe; what follows a comma in a name
+    tells groups of one recipe apart, as in "batchnorm, ReLU". predicted: for l = 1 .. d, by the same names; band: lower
+    and upper edge of what a finite width gives. label: of the axis, logarithmic if `log`; words: the same in words.
     """
     measured = {name: np.atleast_2d(rows) for name, rows in measured.items()}
     figure, (axes,) = new_axes(1)
@@ -87,10 +87,10 @@ def values_against(
 ) -> BookFigure:  # fmt: skip
     """Marks of each recipe's look for what was measured, and a dark line for each prediction.
 
-    measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line joins the
-    marks; or {x: several y}, a mark for each. predicted: by what the legend calls it, {x: y}; with panels, one for each
-    recipe, by names as those of `measured`. log: the logarithmic axes, "", "x", "y" or "xy"; a ValueError for others, and
-    where nothing was measured.
+    measured: by recipe (and more after a comma, as in "batchnorm, seed 1"), {x: y}, in the order in which a line joins
+    the marks; or {x: several y}, a mark for each. predicted: by what the legend calls it, {x: y}; with panels, one for
+    each recipe, by names as those of `measured`. log: the logarithmic axes, "", "x", "y" or "xy". A ValueError for
+    others, and where nothing was measured.
     """
     one_of("log", log, ("", "x", "y", "xy"))
     if not measured:
