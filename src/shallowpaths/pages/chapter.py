@@ -124,7 +124,7 @@ def ledger() -> dict[str, dict[str, str]]:
 
 
 def _checked(name: str, facts: dict[str, Any], *numbers: Numbers | str | None, holds: bool) -> dict[str, Any]:
-    """A claim with its facts and predicted, measured, tolerance, as the book's list has it; "rule" is the last in words."""
+    """A claim, its facts, predicted, measured, tolerance, as in the book's list; "rule" is the last in words."""
     checks.one_of("claim", name, ledger())
     stated, names = ledger()[name], {"tolerance": "rule"}
     try:

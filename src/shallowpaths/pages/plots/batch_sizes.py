@@ -107,7 +107,7 @@ def _chosen_by_size(runs: list[RunRecord], *by: Any) -> dict[str, dict[int, Best
     """The best rate of each recipe and batch size, from the smallest batch to the largest."""
     groups = group_by(runs, "recipe", "batch_size")
     names = dict.fromkeys(name for name, _ in groups)
-    return {name: {n: best_rate(groups[name, n], *by) for other, n in sorted(groups) if other == name} for name in names}
+    return {name: {n: best_rate(groups[name, n], *by) for r, n in sorted(groups) if r == name} for name in names}
 
 
 def _once(axes: Axes, label: str) -> str | None:
