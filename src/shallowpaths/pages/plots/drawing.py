@@ -165,11 +165,13 @@ def whole_numbers(axes: Axes, label: str) -> None:
 
 
 def plain_log_ticks(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    """A logarithmic vertical axis; over less than three decades with plain numbers at 1, 2 and 5."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if high < 1e3 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_beside(axes: Axes) -> None:

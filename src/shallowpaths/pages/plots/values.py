@@ -109,8 +109,7 @@ def values_against(
         axes.set(xlabel=xlabel, title=recipe or title, **{f"{axis}scale": "log" for axis in log})
     places = sorted({x for points in measured.values() for x in points})
     for axes in all_axes:
-        low, high = axes.get_ylim()
-        if "y" in log and high < 1e3 * low:  # few enough decades
+        if "y" in log:
             drawing.plain_log_ticks(axes)
         if "x" in log and len(places) <= 8:  # few enough for a tick each
             axes.set_xticks(places, [f"{x:g}" for x in places])
@@ -163,10 +162,10 @@ def inspection(found: Inspection) -> BookFigure:
     share.plot(at, [b.branch_share for b in blocks], **style_of("branch") | marks, label="measured")
     predict(share, dict(zip(at, (b.predicted_share for b in blocks), strict=True)), label="$1/(l+1)$")
     predict(share, dict.fromkeys(at, 0.5), label="1/2", linestyle=":")
-    signal.set(title="variance", yscale="log")
+    signal.set(title="variance")
     share.set(title="branch share")
-    drawing.plain_log_ticks(share)
     for axes in (signal, share):
+        drawing.plain_log_ticks(axes)
         drawing.whole_numbers(axes, "residual addition")
         axes.legend()
     first, last = blocks[0], blocks[-1]
