@@ -83,7 +83,7 @@ def to_skipinit(
     plan.initialize(generator)
     scalar = 1 / math.sqrt(len(plan.additions)) if alpha == ONE_OVER_SQRT_BLOCKS else float(alpha)
     channels = {old: getattr(old, "num_features", None) or old.num_channels for old in plan.of(NORMALIZATIONS)}
-    biases = {old: Bias(count, learns=old.bias is not None) for old, count in channels.items()}
+    biases = {old: Bias(count) for old, count in channels.items()}
     return plan.carried_out("skipinit", scalar, biases, before={})
 
 

@@ -1,15 +1,20 @@
 """The residual block of every network, and what it is made of."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shallowpaths.recipes import Recipe
+from shallowpaths.networks.ghost import GhostBatchNorm
+from shallowpaths.recipes import Recipe, get_recipe
+from shallowpaths.theory.checks import number
+from shallowpaths.theory.moments import fixup_layer_scale
 
-Normalization = Callable[[int], nn.Module]
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+Layer = Normalization = Callable[..., nn.Module]
 
 
 class Scale(nn.Module):
@@ -42,9 +47,9 @@ class Scale(nn.Module):
 class Shift(nn.Module):
     """Add one number, 0 at first: Fixup's scalar bias."""
 
-    def __init__(self) -> None:
+    def __init__(self, *shape: int):
         super().__init__()
-        self.bias = nn.Parameter(torch.empty(()))
+        self.bias = nn.Parameter(torch.empty(shape))
 
     def reset_parameters(self) -> None:
         """Back to 0."""
@@ -54,16 +59,8 @@ class Shift(nn.Module):
         return x + self.bias
 
 
-class Bias(nn.Module):
-    """Add one number per channel, 0 at first. The result is a new tensor, whether or not the numbers learn."""
-
-    def __init__(self, channels: int, learns: bool = True):
-        super().__init__()
-        self.bias = nn.Parameter(torch.empty(channels), requires_grad=learns)
-
-    def reset_parameters(self) -> None:
-        """Back to 0."""
-        nn.init.zeros_(self.bias)
+class Bias(Shift):
+    """Add one number per channel, 0 at first."""
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> the same
         return (x.movedim(1, -1) + self.bias).movedim(-1, 1)
@@ -73,14 +70,14 @@ class Preactivation(nn.Sequential):
     """What stands before a layer: normalization, then the activation, and Fixup's shifts before each."""
 
     def __init__(self, channels: int, recipe: Recipe, normalization: Normalization | None, activation: str):
-        shift = "scalar biases" in recipe.fixup
+        shifts, relu = "scalar biases" in recipe.fixup, activation == "relu"
         parts = [
             normalization(channels) if normalization else None,
-            Shift() if shift and activation == "relu" else None,
-            nn.ReLU() if activation == "relu" else None,
-            Shift() if shift else None,
+            Shift() if shifts and relu else None,
+            nn.ReLU() if relu else None,
+            Shift() if shifts else None,
         ]
-        super().__init__(*(part for part in parts if part is not None))
+        super().__init__(*filter(None, parts))
 
 
 class ResidualAddition(nn.Module):
@@ -103,28 +100,22 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        recipe: Recipe,
-        blocks: int,
-        normalization: Normalization,
-        activation: str = "relu",
-        shortcut: nn.Module | None = None,
-    ):
+        self, layers: list[nn.Module], recipe: Recipe, blocks: int, normalization: Normalization, activation: str,
+        shortcut: nn.Module | None,
+    ):  # fmt: skip
         super().__init__()
-        on_branch = normalization if recipe.normalizes_branch else None
+        on_branch, outputs = normalization if recipe.normalizes_branch else None, len(layers[-1].weight)
         self.preactivations = nn.ModuleList(
-            Preactivation(_inputs(layer), recipe, on_branch, activation) for layer in layers
+            Preactivation(layer.weight.shape[1], recipe, on_branch, activation) for layer in layers
         )
-        self.layers = nn.ModuleList(layers)
-        self.shortcut = shortcut
+        self.layers, self.shortcut = nn.ModuleList(layers), shortcut
         alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
         if recipe.zero_gamma:
-            self.scale = normalization(_outputs(layers[-1]))
+            self.scale = normalization(outputs)
         else:
             self.scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
         self.addition = ResidualAddition(recipe.output_scale, recipe.skip_path)
-        self.norm_after = normalization(_outputs(layers[-1])) if recipe.normalizes_skip else nn.Identity()
+        self.norm_after = normalization(outputs) if recipe.normalizes_skip else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, ...] -> [N, C', ...]
         out = self.preactivations[0](x)
@@ -142,13 +133,45 @@ class ResidualNetwork(nn.Module):
     Attributes:
         recipe: the Recipe that it was built from.
         input_layer, blocks, head: in the order in which they are applied.
+
+    Args:
+        enter: makes the input layer.
+        stages: (channels, blocks) of each stage; all but the first begin with a stride of 2.
+        branch: makes a branch's layers, by its channels before and after, and its stride.
+        layer: the class of all layers, which is handed to both.
+        recipe, classes, dropout, generator, ghost_batch, activation: as in the subclasses.
     """
 
-    recipe: Recipe
-    activation: str
-    input_layer: nn.Module
-    blocks: nn.Sequential
-    head: nn.Sequential
+    def __init__(
+        self, enter: Callable[[Layer], nn.Module], stages: list[tuple[int, int]], branch: Callable[..., list[nn.Module]],
+        recipe: str | Recipe, classes: int, dropout: float, generator: torch.Generator | None, ghost_batch: int | None,
+        layer: type[nn.Module] = nn.Conv2d, activation: str = "relu",
+    ):  # fmt: skip
+        super().__init__()
+        number("dropout", dropout, at_least=0, below=1)
+        self.recipe = recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
+        self.activation, images, total = activation, layer is nn.Conv2d, sum(count for _, count in stages)
+        normalization = nn.BatchNorm2d if images else nn.BatchNorm1d
+        if ghost_batch is not None:
+            normalization = functools.partial(GhostBatchNorm, ghost_batch=ghost_batch)
+        make, blocks = functools.partial(layer, bias=recipe.biases), []
+        with torch.device("meta"):  # where layers draw no weights, which the network draws itself
+            self.input_layer = enter(make)
+            inputs = len(self._first_layer.weight)
+            for stage, (outputs, count) in enumerate(stages):
+                for index in range(count):
+                    stride = 2 if stage > 0 and index == 0 else 1
+                    projects = recipe.skip_path and (stride > 1 or inputs != outputs)
+                    shortcut = make(inputs, outputs, 1, stride) if projects else None
+                    layers = branch(make, inputs, outputs, stride)
+                    blocks.append(ResidualBlock(layers, recipe, total, normalization, activation, shortcut))
+                    inputs = outputs
+            self.blocks = nn.Sequential(*blocks)
+            head = [Preactivation(inputs, recipe, normalization if recipe.normalizes_end else None, activation)]
+            head += [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())] if images else []
+            head += [nn.Dropout(dropout)] if recipe.dropout else []
+            self.head = nn.Sequential(*head, nn.Linear(inputs, classes))
+        self.to_empty(device="cpu").reset_parameters(generator)
 
     def forward(self, x: Tensor) -> Tensor:  # -> [N, classes]
         return self.head(self.blocks(self.input_layer(x)))
@@ -163,35 +186,27 @@ class ResidualNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift)):
                 module.reset_parameters()
-            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            elif isinstance(module, LAYERS):
                 gain = 2.0 if self.activation == "relu" and module is not self._first_layer else 1.0
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, std=math.sqrt(gain / fan_in), generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            self._apply_recipe(block)
-        if "zero last layer" in self.recipe.fixup:
-            nn.init.zeros_(self.head[-1].weight)
-
-    def _apply_recipe(self, block: ResidualBlock) -> None:
+                draw_he(module, gain, generator)
         if self.recipe.zero_gamma:
-            nn.init.zeros_(block.scale.weight)
+            for block in self.blocks:
+                nn.init.zeros_(block.scale.weight)
         if "zero last layer" in self.recipe.fixup:
-            nn.init.zeros_(block.layers[-1].weight)
+            for layer in (*(block.layers[-1] for block in self.blocks), self.head[-1]):
+                nn.init.zeros_(layer.weight)
         if "depth rescaling" in self.recipe.fixup:
-            layers = len(block.layers)  # m of Fixup's rule 2, He x d^(-1/(2m-2)) on all but the last
-            for layer in block.layers[:-1]:
-                layer.weight.mul_(len(self.blocks) ** (-1 / (2 * layers - 2)))
+            factor = fixup_layer_scale(len(self.blocks), len(self.blocks[0].layers))
+            for layer in (layer for block in self.blocks for layer in block.layers[:-1]):
+                layer.weight.mul_(factor)
 
     @property
     def _first_layer(self) -> nn.Module:
-        return next(m for m in self.input_layer.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        return next(module for module in self.input_layer.modules() if isinstance(module, LAYERS))
 
 
-def _inputs(layer: nn.Module) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-
-
-def _outputs(layer: nn.Module) -> int:
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+def draw_he(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
+    """Normal weights of variance gain / fan_in, biases 0."""
+    nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.weight[0].numel()), generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
