@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from shallowpaths.networks.residual import Bias, ResidualNetwork, Scale, Shift
-from shallowpaths.networks.tracing import ResidualAddition, residual_additions, trace
+from shallowpaths.networks.tracing import Flow, ResidualAddition, trace
 from shallowpaths.recipes import FLOAT32, ONE_OVER_SQRT_BLOCKS
 from shallowpaths.theory.checks import number
 
@@ -125,7 +125,7 @@ class _Plan:
         self.modules = {node: traced.get_submodule(node.target) for node in self.nodes if node.op == "call_module"}
         self.layers = {node: module for node, module in self.modules.items() if isinstance(module, LAYERS)}
         self._check_graph()
-        self.additions = residual_additions(traced, example)
+        self.additions = Flow(traced, example).additions()
         self.sums = {addition.node for addition in self.additions}
         self.ends = [self._end(addition) for addition in self.additions]
 

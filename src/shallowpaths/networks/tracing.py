@@ -4,8 +4,8 @@ import contextlib
 import copy
 import functools
 import operator
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,9 @@ class ResidualAddition:
     """skip + branch: two activations of one shape that come from one source, at least one of them through weights.
 
     Attributes:
-        name: qualified name of the module in whose forward the addition stands; its second addition is "name:2".
-        node: the addition, a node of the traced graph.
-        skip: the operand with fewer layers of weights on its lightest way from the source.
-        branch: the other operand.
-        source: the nearest activation through which every way from the network's input to either operand goes.
+        name: of the module in whose forward the addition stands; its second addition is "name:2".
+        node, skip, branch, source: nodes of the traced graph: the sum; its operand with fewer layers of weights on its
+            lightest way from the source; the other one; the nearest activation through which all ways to both go.
     """
 
     name: str
@@ -44,7 +42,7 @@ class ResidualAddition:
 
 
 def check_module(model: object) -> None:
-    """Raise a ValueError if this is no module, but its class or its name, say."""
+    """Refuse what is no module, but its class or its name, say."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
 
@@ -52,14 +50,10 @@ def check_module(model: object) -> None:
 def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
     """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
 
-    Leaves are torch's own layers, classes derived from them, and modules without weights that read one activation. A
-    module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason. What a
-    forward decides by itself, as by `self.training` or by default arguments, is decided as the model stands.
-
-    Args:
-        model: takes one argument, the batch; others keep their defaults.
-        batch: if given, what a forward decides by a shape is decided as for this batch; nothing is computed.
-        leaves: classes to leave whole, too.
+    Leaves are torch's own layers, classes derived from them, modules without weights that read one activation, and
+    `leaves`. A module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason.
+    What a forward decides by itself, as by `self.training`, is decided as the model stands; what it decides by a shape, as
+    for this batch. Nothing is computed. The model takes one argument, the batch; others keep their defaults.
 
     Raises:
         ValueError: no module; a model whose own forward cannot be traced, with the reason.
@@ -86,13 +80,10 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "batch", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002, torch's signature
-        if isinstance(m, self.leaves):
-            return True
-        if isinstance(m, _COMPOSED):
-            return False
+        if isinstance(m, (*self.leaves, *_COMPOSED)):
+            return isinstance(m, self.leaves)
         derived = any(kind.__module__.startswith("torch.nn.") for kind in type(m).__mro__ if kind is not nn.Module)
-        weightless = not any(True for _ in m.children()) and not any(True for _ in m.parameters())
-        return derived or (weightless and self.activations == 1)
+        return derived or (self.activations == 1 and not [*m.children(), *m.parameters()])
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.evaluates:
@@ -132,42 +123,19 @@ class _Sized(fx.Proxy):
         return len(self.tracer.value(self.node))
 
 
-def residual_additions(module: fx.GraphModule, batch: Tensor) -> list[ResidualAddition]:
-    """The residual additions of a traced network, in the order of its forward pass.
-
-    An addition counts if its operands are activations of one shape and have a source, and there are weights between
-    the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
-
-    Args:
-        module: from `trace`.
-        batch: as the network takes it; its shape and type are read, and its values if a module could not be traced.
-
-    Raises:
-        ValueError: a network without residual addition; a batch that does not fit.
-    """
-    return Flow(module, batch).additions()
-
-
-def _place(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack")
-    return next(reversed(stack.values()))[0] if stack else "forward"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    numbered = (name if number == 1 else f"{name}:{number}" for number in range(1, len(taken) + 2))
-    taken.add(name := next(n for n in numbered if n not in taken))
-    return name
-
-
 class Flow:
-    """How activations flow through a graph: each one's parents, its dominators, and the weights on the way.
+    """How activations flow through a graph from `trace`: each one's parents, its dominators, and the weights on the way.
 
-    Args, errors: as in `residual_additions`.
+    Of the batch, shape and type are read, and its values if a module could not be traced.
 
     Attributes:
         values: what each node gives, of the right shape and type, without data.
         parents: of each activation, the activations that it is computed from; in the order of the forward pass.
         above: its immediate dominator, the nearest activation through which every way from the input goes.
+        weights: the Cost of its own step.
+
+    Raises:
+        ValueError: a batch that does not fit.
     """
 
     def __init__(self, module: fx.GraphModule, batch: Tensor):
@@ -192,18 +160,27 @@ class Flow:
                 read = [self.values[other] for other in inputs if other in of_weights]
                 if node.op == "call_module":
                     read += module.get_submodule(node.target).parameters()
-                self.weights[node] = _cost(read)
+                matrix = any(weight.numel() > max(weight.shape, default=1) for weight in read)
+                self.weights[node] = (int(matrix), int(bool(read) and not matrix), 1)
             elif node.target in parameters or any(other in of_weights for other in inputs):
                 of_weights.add(node)
 
     def additions(self) -> list[ResidualAddition]:
-        """The residual additions, in the order of the forward pass."""
-        candidates, names = [node for node in self.parents if node.target in _ADDITIONS], set()
-        found = [
-            ResidualAddition(_unique(_place(node), names), node, *operands)
-            for node in candidates
-            if (operands := self._residual_operands(node))
-        ]
+        """The residual additions, in the order of the forward pass.
+
+        An addition counts if its operands are activations of one shape and have a source, and there are weights between
+        the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
+
+        Raises:
+            ValueError: a network without residual addition.
+        """
+        found, times = [], Counter()
+        for node in self.parents:
+            if node.target in _ADDITIONS and (operands := self._residual_operands(node)):
+                place = next((name for name, _ in reversed(node.meta.get("nn_module_stack", {}).values())), "forward")
+                times[place] += 1
+                name = place if times[place] == 1 else f"{place}:{times[place]}"
+                found.append(ResidualAddition(name, node, *operands))
         if not found:
             whole = ", ".join(self.module.meta["untraced"])
             raise ValueError(
@@ -216,7 +193,8 @@ class Flow:
     def _is_activation(self, node: fx.Node) -> bool:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         reads_shape = node.op in ("call_function", "call_method") and name.startswith(_SHAPE_READERS)
-        return not reads_shape and any(True for _ in _floating(self.values[node]))
+        tensors = (leaf for leaf in trees.tree_leaves(self.values[node]) if isinstance(leaf, Tensor))
+        return not reads_shape and any(tensor.is_floating_point() for tensor in tensors)
 
     def common(self, first: fx.Node | None, second: fx.Node | None) -> fx.Node | None:
         """The nearest activation that dominates both; None if they have no one input in common."""
@@ -230,31 +208,18 @@ class Flow:
         """(skip, branch, source) of an addition; None if it is no residual one."""
         operands = self.parents[node]
         shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
-        if len(operands) != 2 or len(shapes) != 1 or None in shapes:
+        if len(operands) != 2 or len(shapes) != 1 or None in shapes or not (source := self.common(*operands)):
             return None
-        source = self.common(*operands)
-        if source is None:
-            return None
-        skip, branch = sorted(operands, key=lambda operand: self.lightest(source, operand))
-        return (skip, branch, source) if self._has_weights(source, branch) else None
+        skip, branch = sorted(operands, key=lambda operand: self.cost(source, operand))
+        return (skip, branch, source) if self.cost(source, branch, max)[:2] != (0, 0) else None
 
-    def lightest(self, source: fx.Node, node: fx.Node) -> Cost | None:
-        """The cost of the way from one activation to another that has the fewest layers with weights; None: no way."""
-        costs = {source: (0, 0, 0)}
-        between = list(self.parents)
+    def cost(self, source: fx.Node, node: fx.Node, choose: Callable = min) -> Cost | None:
+        """Of the lightest way, or by `max` the heaviest, from one activation to another; None if there is no way."""
+        costs, between = {source: (0, 0, 0)}, list(self.parents)
         for other in between[between.index(source) + 1 : between.index(node) + 1]:
-            known = [costs[parent] for parent in self.parents[other] if parent in costs]
-            if known:
-                costs[other] = tuple(a + b for a, b in zip(min(known), self.weights[other], strict=True))
+            if known := [costs[parent] for parent in self.parents[other] if parent in costs]:
+                costs[other] = tuple(a + b for a, b in zip(choose(known), self.weights[other], strict=True))
         return costs.get(node)
-
-    def _has_weights(self, source: fx.Node, node: fx.Node) -> bool:
-        ahead, seen = [node], {source}
-        while ahead:
-            if (other := ahead.pop()) not in seen:
-                seen.add(other)
-                ahead += self.parents[other]
-        return any(self.weights[other][:2] != (0, 0) for other in seen - {source})
 
 
 class _Shapes(fx.Interpreter):
@@ -281,12 +246,3 @@ class _Shapes(fx.Interpreter):
                 except (RuntimeError, TypeError, IndexError, AssertionError) as error:
                     raise ValueError(f"a batch of shape {self.given} does not go through {node.target}: {error}") from error
         return self.env
-
-
-def _floating(value: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in trees.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-
-
-def _cost(weights: list[Tensor]) -> Cost:
-    matrices = [weight for weight in weights if weight.numel() > max(weight.shape, default=1)]
-    return (int(bool(matrices)), int(bool(weights) and not matrices), 1)
