@@ -26,7 +26,6 @@ class Scale(nn.Module):
         self.alpha = nn.Parameter(torch.empty(()), requires_grad=learns)
 
     def reset_parameters(self) -> None:
-        """Back to the initial value."""
         nn.init.constant_(self.alpha, self.initial)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +51,6 @@ class Shift(nn.Module):
         self.bias = nn.Parameter(torch.empty(shape))
 
     def reset_parameters(self) -> None:
-        """Back to 0."""
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,18 +64,15 @@ class Bias(Shift):
         return (x.movedim(1, -1) + self.bias).movedim(-1, 1)
 
 
-class Preactivation(nn.Sequential):
+def _preactivation(
+    channels: int, recipe: Recipe, normalization: Normalization | None, activation: str
+) -> nn.Sequential:
     """What stands before a layer: normalization, then the activation, and Fixup's shifts before each."""
-
-    def __init__(self, channels: int, recipe: Recipe, normalization: Normalization | None, activation: str):
-        shifts, relu = "scalar biases" in recipe.fixup, activation == "relu"
-        parts = [
-            normalization(channels) if normalization else None,
-            Shift() if shifts and relu else None,
-            nn.ReLU() if relu else None,
-            Shift() if shifts else None,
-        ]
-        super().__init__(*filter(None, parts))
+    shifts, relu = "scalar biases" in recipe.fixup, activation == "relu"
+    parts = [normalization(channels)] if normalization else []
+    parts += [Shift()] if shifts and relu else []
+    parts += [nn.ReLU()] if relu else []
+    return nn.Sequential(*parts, *([Shift()] if shifts else []))
 
 
 class ResidualAddition(nn.Module):
@@ -105,15 +100,11 @@ class ResidualBlock(nn.Module):
     ):  # fmt: skip
         super().__init__()
         on_branch, outputs = normalization if recipe.normalizes_branch else None, len(layers[-1].weight)
-        self.preactivations = nn.ModuleList(
-            Preactivation(layer.weight.shape[1], recipe, on_branch, activation) for layer in layers
-        )
-        self.layers, self.shortcut = nn.ModuleList(layers), shortcut
+        before = [_preactivation(layer.weight.shape[1], recipe, on_branch, activation) for layer in layers]
+        self.preactivations, self.layers, self.shortcut = nn.ModuleList(before), nn.ModuleList(layers), shortcut
         alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
-        if recipe.zero_gamma:
-            self.scale = normalization(outputs)
-        else:
-            self.scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
+        scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
+        self.scale = normalization(outputs) if recipe.zero_gamma else scale
         self.addition = ResidualAddition(recipe.output_scale, recipe.skip_path)
         self.norm_after = normalization(outputs) if recipe.normalizes_skip else nn.Identity()
 
@@ -128,18 +119,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """Input layer, residual blocks, classifier. Made by the subclasses; initializes itself, He et al. 2015.
+    """`input_layer`, residual `blocks` and `head`, the classifier, as `recipe` says. It draws its own weights, He et al. 2015.
 
-    Attributes:
-        recipe: the Recipe that it was built from.
-        input_layer, blocks, head: in the order in which they are applied.
-
-    Args:
-        enter: makes the input layer.
-        stages: (channels, blocks) of each stage; all but the first begin with a stride of 2.
-        branch: makes a branch's layers, by its channels before and after, and its stride.
-        layer: the class of all layers, which is handed to both.
-        recipe, classes, dropout, generator, ghost_batch, activation: as in the subclasses.
+    The subclasses give what makes the input layer, each stage's (channels, blocks), and what makes a branch's layers by its
+    channels before and after, and its stride, which is 2 where a stage but the first begins.
     """
 
     def __init__(
@@ -167,7 +150,7 @@ class ResidualNetwork(nn.Module):
                     blocks.append(ResidualBlock(layers, recipe, total, normalization, activation, shortcut))
                     inputs = outputs
             self.blocks = nn.Sequential(*blocks)
-            head = [Preactivation(inputs, recipe, normalization if recipe.normalizes_end else None, activation)]
+            head = [_preactivation(inputs, recipe, normalization if recipe.normalizes_end else None, activation)]
             head += [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())] if images else []
             head += [nn.Dropout(dropout)] if recipe.dropout else []
             self.head = nn.Sequential(*head, nn.Linear(inputs, classes))
@@ -178,10 +161,10 @@ class ResidualNetwork(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw every weight anew: He's normal initialization, biases 0, scalars and zeroed layers as the recipe says.
+        """Draw every weight anew, from `generator` or torch's own random state: He's normal initialization.
 
         A layer that reads a ReLU has weights of variance 2 / fan_in, any other 1 / fan_in: either way its output has
-        the second moment of what entered the ReLU. Draws from `generator`, or from torch's own random state.
+        the second moment of what entered the ReLU. Biases are 0, scalars and zeroed layers as the recipe says.
         """
         for module in self.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift)):
