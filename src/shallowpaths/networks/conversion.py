@@ -1,7 +1,6 @@
 """Another author's residual network without normalization: a copy of it with SkipInit or Fixup.
 
-The copy keeps its classes and their code; some modules are replaced: each normalization by a bias, and what ends a residual
-branch by itself and a scalar. Which these are is read off the network's graph, never off its names.
+The copy keeps its classes and their code. Which of its modules are replaced is read off the network's graph, never off its names.
 """
 
 import copy
@@ -23,7 +22,6 @@ from shallowpaths.theory.moments import fixup_layer_scale
 NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "silu", "swish", "mish", "gelu", "hardswish"}
 NORMALIZING_FUNCTIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm")
-EXAMPLE_PIXELS = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def to_skipinit(
 
     Each batch or group normalization becomes a bias per channel, if its own bias learns. Every convolution and linear layer
     is drawn anew: He's normal initialization, biases 0. The model stays as it is. The copy has its mode, precision and
-    device, and an attribute `conversion`, which says what was done.
+    device; its attribute `conversion` says what was done.
 
     Args:
         alpha: the scalars' initial value, at least 0, or "1/sqrt(d)" with d the number of residual branches.
@@ -71,8 +69,7 @@ def to_skipinit(
     """
     if alpha != ONE_OVER_SQRT_BLOCKS:
         number(f"alpha (a number, or {ONE_OVER_SQRT_BLOCKS!r})", alpha, at_least=0, below=FLOAT32["below"])
-    plan = _Plan(model, example)
-    plan.initialize(generator)
+    plan = _Plan(model, example, generator)
     scalar = 1 / math.sqrt(len(plan.additions)) if alpha == ONE_OVER_SQRT_BLOCKS else float(alpha)
     return plan.carried_out("skipinit", scalar, Bias, before={})
 
@@ -86,9 +83,8 @@ def to_fixup(model: nn.Module, *, example: Tensor | None = None, generator: torc
     whose bias learns, and one more stands before each layer of a branch and before a classifier. All else is as in
     `to_skipinit`. It also refuses a branch that is no chain of two layers or more, and a model without classifier.
     """
-    plan = _Plan(model, example)
-    branches, classifiers = [plan.chain(addition) for addition in plan.additions], plan.classifiers()
-    plan.initialize(generator)
+    plan = _Plan(model, example, generator)
+    branches, classifiers = [plan.chain(addition) for addition in plan.additions.values()], plan.classifiers()
     for branch in branches:
         for layer in branch[:-1]:
             layer.weight.mul_(fixup_layer_scale(len(branches), len(branch)))
@@ -108,7 +104,7 @@ class _Copy(nn.Module):
 class _Plan:
     """A copy of a network, what stands where in it, and how it is changed."""
 
-    def __init__(self, model: nn.Module, example: Tensor | None):
+    def __init__(self, model: nn.Module, example: Tensor | None, generator: torch.Generator | None):
         check_module(model)
         self.model = copy.deepcopy(model)
         self.example = _example(self.model) if example is None else example
@@ -123,26 +119,20 @@ class _Plan:
                 raise ValueError(f"{node.name}: a forward calls {function} itself; make it a module, which can be replaced")
             if isinstance(self.modules.get(node), NORMALIZATIONS) and self.layers.keys().isdisjoint(_way(node)):
                 raise ValueError(f"{node.target} normalizes the network's inputs: standardize the data, and leave it out")
-        self.additions = Flow(traced, self.example).additions()
-        self.sums = {addition.node for addition in self.additions}
-        self.ends = [self._end(addition) for addition in self.additions]
-
-    def of(self, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
-        """The network's modules of these kinds."""
-        return [module for module in self.model.modules() if isinstance(module, kinds)]
-
-    @torch.no_grad()
-    def initialize(self, generator: torch.Generator | None) -> None:
-        """He's normal initialization: weights of variance 2 / fan_in behind an activation, else 1 / fan_in; biases 0."""
+        self.additions = {addition.node: addition for addition in Flow(traced, self.example).additions()}
+        self.ends = [self._end(addition) for addition in self.additions.values()]
         behind = {layer for node, layer in self.layers.items() if self._reads_activation(node)}
         for layer in self.of(LAYERS):
             draw_he(layer, 2.0 if layer in behind else 1.0, generator)
 
+    def of(self, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
+        return [module for module in self.model.modules() if isinstance(module, kinds)]
+
     def carried_out(self, recipe: str, scalar: float, bias: Callable[[int], Shift], before: dict) -> nn.Module:
         """The copy with biases for its normalizations, a module before some layers, and a scalar at the branches' ends."""
         scales, layers = {end: Scale(scalar) for end in self.ends}, self.of(LAYERS)
-        learns = {old: getattr(old.bias, "requires_grad", False) for old in self.of(NORMALIZATIONS)}
-        biases = {old: bias(len(old.bias)) if learns[old] else _Copy() for old in learns}
+        biases = {old: _Copy() for old in self.of(NORMALIZATIONS)}
+        biases |= {old: bias(len(old.bias)) for old in biases if getattr(old.bias, "requires_grad", False)}
         parts = {layer: [shift, layer] for layer, shift in before.items()}
         parts |= {old: [new, *_applied_by(old)] for old, new in biases.items()}
         for end, scale in scales.items():
@@ -163,8 +153,8 @@ class _Plan:
                 copy.deepcopy(self.model)(self.example)
         except Exception as error:  # whatever a forward raises that reads what is gone
             raise ValueError(f"{type(self.model).__name__} does not run without its normalizations: {error}") from error
-        counts = len(biases), len(shifts), len(layers)
-        self.model.conversion = Conversion(recipe, len(self.additions), scalar, *counts, tuple(sorted(kept)), unhooked)
+        counts = len(self.additions), scalar, len(biases), len(shifts), len(layers)
+        self.model.conversion = Conversion(recipe, *counts, tuple(sorted(kept)), unhooked)
         return self.model
 
     def chain(self, addition: ResidualAddition) -> list[nn.Module]:
@@ -179,9 +169,10 @@ class _Plan:
         """The layers behind an addition from which no other layer or addition is computed."""
         read = set()
         for node in reversed(self.nodes):
-            if node in {*read, *self.layers, *self.sums}:
+            if node in read or node in self.layers or node in self.additions:
                 read.update(node.all_input_nodes)
-        found = [layer for node, layer in self.layers.items() if node not in read and not self.sums.isdisjoint(_way(node))]
+        heads = {node: layer for node, layer in self.layers.items() if node not in read}
+        found = [layer for node, layer in heads.items() if not self.additions.keys().isdisjoint(_way(node))]
         if not found:
             raise ValueError(f"{type(self.model).__name__} has no classifier behind its branches, which Fixup sets to 0")
         return found
@@ -197,7 +188,7 @@ class _Plan:
             end = addition.branch.name
             raise ValueError(f"the branch at {addition.name} ends in {end!r}, no module: let it end in an nn.Identity() of its own")
         inside = {node for node in self.nodes if own[-1] in self.around[node]}
-        ends = {(other.branch, other.node) for other in self.additions}
+        ends = {(other.branch, other.node) for other in self.additions.values()}
         if {(node, user) for node in inside for user in node.users if user not in inside} - ends:
             raise ValueError(f"{own[-1]} ends the branch at {addition.name}, and has other uses, which a scalar would change")
         return self.model.get_submodule(own[-1])
@@ -205,13 +196,12 @@ class _Plan:
     def _reads_activation(self, node: fx.Node) -> bool:
         """Whether there is an activation before a layer, and no addition and no other layer in between."""
         for earlier in itertools.islice(_way(node), 1, None):
-            module = self.modules.get(earlier)
-            names = [type(part).__name__ for part in (module, *_applied_by(module))]
-            names.append(getattr(earlier.target, "__name__", str(earlier.target)))
+            if earlier in self.layers or earlier in self.additions:
+                return False
+            parts = [self.modules[earlier], *_applied_by(self.modules[earlier])] if earlier in self.modules else []
+            names = [type(part).__name__ for part in parts] or [getattr(earlier.target, "__name__", str(earlier.target))]
             if any(name.replace("_", "").lower() in ACTIVATIONS for name in names):
                 return True
-            if earlier in self.layers or earlier in self.sums:
-                return False
         return False
 
 
@@ -242,7 +232,7 @@ def _way(node: fx.Node, source: fx.Node | None = None) -> Iterator[fx.Node]:
         node = next((other for other in node.all_input_nodes if other.op != "get_attr"), source)
 
 
-def _applied_by(normalization: nn.Module | None) -> list[nn.Module]:
+def _applied_by(normalization: nn.Module) -> list[nn.Module]:
     """What timm's normalizations apply to their result: dropout, activation."""
     parts = [getattr(normalization, name, None) for name in ("drop", "act")]
     return [part for part in parts if isinstance(part, nn.Module) and type(part) is not nn.Identity]
@@ -250,8 +240,7 @@ def _applied_by(normalization: nn.Module | None) -> list[nn.Module]:
 
 def _example(model: nn.Module) -> Tensor:
     """Two zeros of what the first layer takes."""
-    first = next((module for module in model.modules() if isinstance(module, LAYERS)), None)
-    if first is None:
-        return torch.zeros(2, 1)
+    layers = (module for module in model.modules() if isinstance(module, LAYERS))
+    first = next(layers, nn.Linear(1, 1, device="meta"))  # where it draws no weights
     inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
-    return first.weight.new_zeros(2, inputs, *[EXAMPLE_PIXELS] * (first.weight.ndim - 2))
+    return first.weight.new_zeros(2, inputs, *[32] * (first.weight.ndim - 2))

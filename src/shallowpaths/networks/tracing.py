@@ -26,19 +26,13 @@ Cost = tuple[int, int, int]  # of a way: layers with a matrix of weights, layers
 
 @dataclass(frozen=True)
 class ResidualAddition:
-    """skip + branch: two activations of one shape that come from one source, at least one of them through weights.
+    """skip + branch: two activations of one shape that come from one source, at least one of them through weights."""
 
-    Attributes:
-        name: of the module in whose forward the addition stands; its second addition is "name:2".
-        node, skip, branch, source: nodes of the traced graph: the sum; its operand with fewer layers of weights on its
-            lightest way from the source; the other one; the nearest activation through which all ways to both go.
-    """
-
-    name: str
-    node: fx.Node
-    skip: fx.Node
-    branch: fx.Node
-    source: fx.Node
+    name: str  # of the module in whose forward it stands; its second addition is "name:2"
+    node: fx.Node  # the sum
+    skip: fx.Node  # the operand with fewer layers of weights on its lightest way from the source
+    branch: fx.Node  # the other operand
+    source: fx.Node  # the nearest activation through which every way to either operand goes
 
 
 def check_module(model: object) -> None:
@@ -52,19 +46,16 @@ def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.M
 
     Leaves are torch's own layers, classes derived from them, modules without weights that read one activation, and
     `leaves`. A module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason.
-    What a forward decides by itself, as by `self.training`, is decided as the model stands; what it decides by a shape, as
-    for this batch. Nothing is computed. The model takes one argument, the batch; others keep their defaults.
-
-    Raises:
-        ValueError: no module; a model whose own forward cannot be traced, with the reason.
+    What a forward decides by its mode or by default arguments is decided as they stand, what it decides by a shape as for
+    the batch. Nothing is computed. A ValueError says why a model's own forward cannot be traced.
     """
     check_module(model)
-    tracer, name = _Tracer(batch, leaves), type(model).__name__
+    tracer = _Tracer(batch, leaves)
     try:
         graph = tracer.trace(model)
     except Exception as error:  # whatever a forward raises when it is given a proxy
-        raise ValueError(f"{name}'s own forward cannot be traced by torch.fx: {error}") from error
-    module = fx.GraphModule(model, graph, name)
+        raise ValueError(f"{type(model).__name__}'s own forward cannot be traced by torch.fx: {error}") from error
+    module = fx.GraphModule(model, graph, type(model).__name__)
     module.meta["untraced"] = tracer.untraced
     return module
 
@@ -124,24 +115,17 @@ class _Sized(fx.Proxy):
 
 
 class Flow:
-    """How activations flow through a graph from `trace`: each one's parents, its dominators, and the weights on the way.
+    """How activations flow through a graph from `trace`. Of the batch, shape and type count, and values if it is not all traced.
 
-    Of the batch, shape and type are read, and its values if a module could not be traced.
-
-    Attributes:
-        values: what each node gives, of the right shape and type, without data.
-        parents: of each activation, the activations that it is computed from; in the order of the forward pass.
-        above: its immediate dominator, the nearest activation through which every way from the input goes.
-        weights: the Cost of its own step.
-
-    Raises:
-        ValueError: a batch that does not fit.
+    `values` is what each node gives, of the right shape and type, without data. In the order of the forward pass, each
+    activation has its `parents`, from which it is computed; `above`, its immediate dominator, the nearest activation
+    through which every way from the input goes; and `weights`, its own Cost. A batch that does not fit is a ValueError.
     """
 
     def __init__(self, module: fx.GraphModule, batch: Tensor):
         with torch.random.fork_rng():
-            shapes = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"]))
-            self.module, self.values = module, shapes.so_far()
+            self.values = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"])).so_far()
+        self.module = module
         self.parents: dict[fx.Node, list[fx.Node]] = {}
         self.above: dict[fx.Node, fx.Node | None] = {}
         self.depth: dict[fx.Node | None, int] = {None: 0}
@@ -166,26 +150,28 @@ class Flow:
                 of_weights.add(node)
 
     def additions(self) -> list[ResidualAddition]:
-        """The residual additions, in the order of the forward pass.
+        """The residual additions, in the order of the forward pass; a ValueError if there is none.
 
         An addition counts if its operands are activations of one shape and have a source, and there are weights between
         the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
-
-        Raises:
-            ValueError: a network without residual addition.
         """
         found, times = [], Counter()
-        for node in self.parents:
-            if node.target in _ADDITIONS and (operands := self._residual_operands(node)):
+        for node, operands in self.parents.items():
+            shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
+            if node.target not in _ADDITIONS or len(operands) != 2 or len(shapes) != 1 or None in shapes:
+                continue
+            source = self.common(*operands)
+            skip, branch = sorted(operands, key=functools.partial(self.cost, source))
+            if self.cost(source, branch, max)[:2] != (0, 0):
                 place = next((name for name, _ in reversed(node.meta.get("nn_module_stack", {}).values())), "forward")
                 times[place] += 1
                 name = place if times[place] == 1 else f"{place}:{times[place]}"
-                found.append(ResidualAddition(name, node, *operands))
+                found.append(ResidualAddition(name, node, skip, branch, source))
         if not found:
             whole = ", ".join(self.module.meta["untraced"])
+            outside = f" outside of what could not be traced ({whole})" if whole else ""
             raise ValueError(
-                f"{type(self.module).__name__} has no residual addition"
-                f"{f' outside of what could not be traced ({whole})' if whole else ''}: give a network with skip paths,"
+                f"{type(self.module).__name__} has no residual addition{outside}: give a network with skip paths,"
                 " such as torchvision's resnet18, or add x + branch(x) to its forward"
             )
         return found
@@ -196,22 +182,13 @@ class Flow:
         tensors = (leaf for leaf in trees.tree_leaves(self.values[node]) if isinstance(leaf, Tensor))
         return not reads_shape and any(tensor.is_floating_point() for tensor in tensors)
 
-    def common(self, first: fx.Node | None, second: fx.Node | None) -> fx.Node | None:
-        """The nearest activation that dominates both; None if they have no one input in common."""
+    def common(self, first: fx.Node, second: fx.Node) -> fx.Node:
+        """The nearest activation that dominates both."""
         while first is not second:
             if self.depth[first] < self.depth[second]:
                 first, second = second, first
             first = self.above[first]
         return first
-
-    def _residual_operands(self, node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
-        """(skip, branch, source) of an addition; None if it is no residual one."""
-        operands = self.parents[node]
-        shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
-        if len(operands) != 2 or len(shapes) != 1 or None in shapes or not (source := self.common(*operands)):
-            return None
-        skip, branch = sorted(operands, key=lambda operand: self.cost(source, operand))
-        return (skip, branch, source) if self.cost(source, branch, max)[:2] != (0, 0) else None
 
     def cost(self, source: fx.Node, node: fx.Node, choose: Callable = min) -> Cost | None:
         """Of the lightest way, or by `max` the heaviest, from one activation to another; None if there is no way."""
@@ -223,10 +200,7 @@ class Flow:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a copy of a graph, also while it grows, on tensors without data: what a node gives has its shape and type.
-
-    real: on the data, which a module that decides by its input's values needs.
-    """
+    """Runs a copy of a graph, also while it grows: what a node gives has its shape and type, but no data, if not `real`."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor, real: bool = False):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
