@@ -1,10 +1,9 @@
 """Another author's residual network without normalization: a copy of it with SkipInit or Fixup.
 
-The copy keeps its classes and their code. Which of its modules are replaced is read off the network's graph, never off its names.
+The copy keeps its classes and their code. What is replaced is read off the network's graph, never off its names.
 """
 
 import copy
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -39,13 +38,13 @@ class Conversion:
 
     def __str__(self) -> str:
         zeros = ", 0 in the last of each branch and in the classifier" if self.recipe == "fixup" else ""
-        kept = f"\nweights kept as they were: {', '.join(self.kept)}" if self.kept else ""
-        unhooked = f"\nhooks removed with their modules: {', '.join(self.unhooked)}" if self.unhooked else ""
-        return (
-            f"{self.recipe}: {self.blocks} scalars that start at {self.scalar:g}, one at the end of each residual branch\n"
-            f"{self.normalizations} normalizations removed, {self.biases} biases put in\n"
-            f"{self.layers} layers initialized anew (He et al. 2015{zeros}){kept}{unhooked}"
-        )
+        also = {"weights kept as they were": self.kept, "hooks removed with their modules": self.unhooked}
+        return "\n".join([
+            f"{self.recipe}: {self.blocks} scalars that start at {self.scalar:g}, one at the end of each residual branch",
+            f"{self.normalizations} normalizations removed, {self.biases} biases put in",
+            f"{self.layers} layers initialized anew (He et al. 2015{zeros})",
+            *(f"{what}: {', '.join(names)}" for what, names in also.items() if names),
+        ])  # fmt: skip
 
 
 def to_skipinit(
@@ -53,9 +52,9 @@ def to_skipinit(
 ) -> nn.Module:
     """A copy of a residual network without normalization and with a scalar at the end of each residual branch [paper].
 
-    Each batch or group normalization becomes a bias per channel, if its own bias learns. Every convolution and linear layer
-    is drawn anew: He's normal initialization, biases 0. The model stays as it is. The copy has its mode, precision and
-    device; its attribute `conversion` says what was done.
+    Each batch or group normalization becomes a bias per channel, if its own bias learns. Each convolution and linear
+    layer is drawn anew: He's normal initialization, biases 0. The model stays as it is. The copy has its mode,
+    precision and device; its attribute `conversion` says what was done.
 
     Args:
         alpha: the scalars' initial value, at least 0, or "1/sqrt(d)" with d the number of residual branches.
@@ -63,9 +62,9 @@ def to_skipinit(
         generator: source of the initial weights; None uses torch's own random state.
 
     Raises:
-        ValueError: for a bad alpha, and with its reason for what cannot be converted safely: no residual branch, or one that
-            does not end in a module of its own; a normalization of another kind, of the network's inputs, or that a forward
-            reads from; frozen layers; a model that cannot be traced, is one of this package, or is converted already.
+        ValueError: a bad alpha; with its reason, what cannot be converted safely: no residual branch, or one that ends
+            in no module of its own; a normalization of another kind, of the network's inputs, or that a forward reads
+            from; frozen layers; a model that cannot be traced, is one of this package, or is converted already.
     """
     if alpha != ONE_OVER_SQRT_BLOCKS:
         number(f"alpha (a number, or {ONE_OVER_SQRT_BLOCKS!r})", alpha, at_least=0, below=FLOAT32["below"])
@@ -78,10 +77,11 @@ def to_skipinit(
 def to_fixup(model: nn.Module, *, example: Tensor | None = None, generator: torch.Generator | None = None) -> nn.Module:
     """A copy of a residual network without normalization, as Fixup starts it (Zhang et al. 2019) [paper].
 
-    The classifiers and the last layer of each branch are 0, the other m - 1 layers of a branch He's times d^(-1/(2m-2)). A
-    multiplier that starts at 1 ends each branch. A bias of one number that starts at 0 takes the place of a normalization
-    whose bias learns, and one more stands before each layer of a branch and before a classifier. All else is as in
-    `to_skipinit`. It also refuses a branch that is no chain of two layers or more, and a model without classifier.
+    The classifiers and the last layer of each branch are 0, the other m - 1 layers of a branch He's times
+    d^(-1/(2m-2)). A multiplier that starts at 1 ends each branch. A bias of one number that starts at 0 takes the place
+    of a normalization whose bias learns, and one more stands before each layer of a branch and before a classifier. All
+    else is as in `to_skipinit`. It also refuses a branch that is no chain of two layers or more, and a model without
+    classifier.
     """
     plan = _Plan(model, example, generator)
     branches, classifiers = [plan.chain(addition) for addition in plan.additions.values()], plan.classifiers()
@@ -107,8 +107,11 @@ class _Plan:
     def __init__(self, model: nn.Module, example: Tensor | None, generator: torch.Generator | None):
         check_module(model)
         self.model = copy.deepcopy(model)
-        self.example = _example(self.model) if example is None else example
-        traced = trace(self.model, self.example)
+        if example is None:  # two zeros of what the first layer takes
+            first = next(iter(self.of(LAYERS)), nn.Linear(1, 1, device="meta"))  # where it draws no weights
+            inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
+            example = first.weight.new_zeros(2, inputs, *[32] * (first.weight.ndim - 2))
+        self.example, traced = example, trace(self.model, example)
         _check_modules(self.model, traced.meta["untraced"])
         self.nodes = list(traced.graph.nodes)
         self.around = {node: [name for name, _ in node.meta.get("nn_module_stack", {}).values()] for node in self.nodes}
@@ -119,7 +122,7 @@ class _Plan:
                 raise ValueError(f"{node.name}: a forward calls {function} itself; make it a module, which can be replaced")
             if isinstance(self.modules.get(node), NORMALIZATIONS) and self.layers.keys().isdisjoint(_way(node)):
                 raise ValueError(f"{node.target} normalizes the network's inputs: standardize the data, and leave it out")
-        self.additions = {addition.node: addition for addition in Flow(traced, self.example).additions()}
+        self.additions = {addition.node: addition for addition in Flow(traced, example).additions()}
         self.ends = [self._end(addition) for addition in self.additions.values()]
         behind = {layer for node, layer in self.layers.items() if self._reads_activation(node)}
         for layer in self.of(LAYERS):
@@ -129,7 +132,7 @@ class _Plan:
         return [module for module in self.model.modules() if isinstance(module, kinds)]
 
     def carried_out(self, recipe: str, scalar: float, bias: Callable[[int], Shift], before: dict) -> nn.Module:
-        """The copy with biases for its normalizations, a module before some layers, and a scalar at the branches' ends."""
+        """The copy: biases for its normalizations, a module before some layers, a scalar at each branch's end."""
         scales, layers = {end: Scale(scalar) for end in self.ends}, self.of(LAYERS)
         biases = {old: _Copy() for old in self.of(NORMALIZATIONS)}
         biases |= {old: bias(len(old.bias)) for old in biases if getattr(old.bias, "requires_grad", False)}
@@ -143,17 +146,17 @@ class _Plan:
         instead = {old: new[0] if len(new) == 1 else nn.Sequential(*new) for old, new in parts.items()}
         for parent in list(self.model.modules()):
             parent._modules.update({name: instead[old] for name, old in parent._modules.items() if old in instead})
-        shifts = [new for new in (*biases.values(), *before.values()) if isinstance(new, Shift)]
-        for new in (*scales.values(), *shifts):
-            new.to(layers[0].weight).reset_parameters()
-        for new in (*scales.values(), *biases.values(), *before.values(), *instead.values()):
+        put_in = (*biases.values(), *before.values())
+        for new in (*scales.values(), *put_in, *instead.values()):
             new.training = self.model.training
+            if isinstance(new, (Scale, Shift)):
+                new.to(layers[0].weight).reset_parameters()
         try:
             with torch.random.fork_rng(), torch.no_grad():
                 copy.deepcopy(self.model)(self.example)
         except Exception as error:  # whatever a forward raises that reads what is gone
             raise ValueError(f"{type(self.model).__name__} does not run without its normalizations: {error}") from error
-        counts = len(self.additions), scalar, len(biases), len(shifts), len(layers)
+        counts = len(self.additions), scalar, len(biases), sum(isinstance(new, Shift) for new in put_in), len(layers)
         self.model.conversion = Conversion(recipe, *counts, tuple(sorted(kept)), unhooked)
         return self.model
 
@@ -171,11 +174,10 @@ class _Plan:
         for node in reversed(self.nodes):
             if node in read or node in self.layers or node in self.additions:
                 read.update(node.all_input_nodes)
-        heads = {node: layer for node, layer in self.layers.items() if node not in read}
-        found = [layer for node, layer in heads.items() if not self.additions.keys().isdisjoint(_way(node))]
-        if not found:
-            raise ValueError(f"{type(self.model).__name__} has no classifier behind its branches, which Fixup sets to 0")
-        return found
+        last = {node: layer for node, layer in self.layers.items() if node not in read}
+        if found := [layer for node, layer in last.items() if not self.additions.keys().isdisjoint(_way(node))]:
+            return found
+        raise ValueError(f"{type(self.model).__name__} has no classifier behind its branches, which Fixup sets to 0")
 
     def _end(self, addition: ResidualAddition) -> nn.Module:
         """The innermost module whose output is the branch, and nothing else."""
@@ -185,8 +187,8 @@ class _Plan:
             raise ValueError(f"{addition.name} adds two branches, of {skip} and {branch} layers, and neither is a skip path")
         own = [name for name in self.around[addition.branch] if name not in self.around[addition.node]]
         if not own:
-            end = addition.branch.name
-            raise ValueError(f"the branch at {addition.name} ends in {end!r}, no module: let it end in an nn.Identity() of its own")
+            end = f"the branch at {addition.name} ends in {addition.branch.name!r}"
+            raise ValueError(f"{end}, no module: let it end in an nn.Identity() of its own")
         inside = {node for node in self.nodes if own[-1] in self.around[node]}
         ends = {(other.branch, other.node) for other in self.additions.values()}
         if {(node, user) for node in inside for user in node.users if user not in inside} - ends:
@@ -195,11 +197,11 @@ class _Plan:
 
     def _reads_activation(self, node: fx.Node) -> bool:
         """Whether there is an activation before a layer, and no addition and no other layer in between."""
-        for earlier in itertools.islice(_way(node), 1, None):
+        for earlier in _way(node.all_input_nodes[0]):
             if earlier in self.layers or earlier in self.additions:
                 return False
             parts = [self.modules[earlier], *_applied_by(self.modules[earlier])] if earlier in self.modules else []
-            names = [type(part).__name__ for part in parts] or [getattr(earlier.target, "__name__", str(earlier.target))]
+            names = [type(p).__name__ for p in parts] or [getattr(earlier.target, "__name__", str(earlier.target))]
             if any(name.replace("_", "").lower() in ACTIVATIONS for name in names):
                 return True
         return False
@@ -236,11 +238,3 @@ def _applied_by(normalization: nn.Module) -> list[nn.Module]:
     """What timm's normalizations apply to their result: dropout, activation."""
     parts = [getattr(normalization, name, None) for name in ("drop", "act")]
     return [part for part in parts if isinstance(part, nn.Module) and type(part) is not nn.Identity]
-
-
-def _example(model: nn.Module) -> Tensor:
-    """Two zeros of what the first layer takes."""
-    layers = (module for module in model.modules() if isinstance(module, LAYERS))
-    first = next(layers, nn.Linear(1, 1, device="meta"))  # where it draws no weights
-    inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
-    return first.weight.new_zeros(2, inputs, *[32] * (first.weight.ndim - 2))

@@ -1,7 +1,6 @@
-"""Batch normalization over ghost batches: each chunk of the batch is normalized by its own statistics.
+"""Batch normalization over ghost batches, chunks of the batch that are normalized each by its own statistics.
 
-A large batch then keeps the noise that a small one has (Hoffer et al. 2017). On a CPU it is a loop of torch's own batch
-normalization over the chunks, elsewhere the same by a formula for all chunks at once.
+A large batch then keeps the noise that a small one has (Hoffer et al. 2017).
 """
 
 import torch
@@ -9,17 +8,12 @@ from torch import Tensor, nn
 
 from shallowpaths.theory.checks import whole
 
-Tensors = tuple[Tensor, Tensor, Tensor]
-
 
 class GhostBatchNorm(nn.BatchNorm2d):
     """Batch normalization in chunks of `ghost_batch` consecutive images, at least 1; the last chunk may be smaller.
 
-    [N, channels] or [N, channels, ...] -> the same, in the same memory format. The moving averages go through the chunks
-    in turn, as if each were a batch. In evaluation it is nn.BatchNorm2d.
-
-    Raises:
-        ValueError: in training, a chunk with one value per channel, which has no variance.
+    [N, channels, ...] -> the same, in the same memory format. The moving averages go through the chunks in turn. In
+    evaluation it is nn.BatchNorm2d; in training a ValueError refuses a chunk of one value per channel.
     """
 
     def __init__(self, channels: int, ghost_batch: int):
@@ -32,12 +26,10 @@ class GhostBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         smallest = len(x) % self.ghost_batch or self.ghost_batch
         if smallest * x[0, 0].numel() < 2:
-            raise ValueError(
-                f"ghost_batch {self.ghost_batch} cuts a batch of {len(x)} so that a chunk has one value per channel:"
-                " it has no variance"
-            )
+            cut = f"ghost_batch {self.ghost_batch} cuts a batch of {len(x)}"
+            raise ValueError(f"{cut} so that a chunk has one value per channel: it has no variance")
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            normalize = super().forward
+            normalize = super().forward  # a loop over the chunks; elsewhere a formula for all at once
             return torch.cat([normalize(chunk) for chunk in x.split(self.ghost_batch)])
         normalized, means, variances = normalize_chunks(x, self.weight, self.bias, self.ghost_batch, self.eps)
         with torch.no_grad():
@@ -62,7 +54,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
             average.mul_(kept).add_((shares[:, None] * statistics).sum(0))  # no matrix product: autocast would round it
 
 
-def normalize_chunks(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> Tensors:
+def normalize_chunks(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Each chunk of `size` images of x [N, C, ...] normalized by itself, then times weight [C] plus bias [C].
 
     A compiler fuses it, and a GPU has one launch for all chunks but the smaller last one. Returns the result, as x, and
@@ -72,7 +64,7 @@ def normalize_chunks(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: fl
     return parts[0] if len(parts) == 1 else tuple(torch.cat(both) for both in zip(*parts, strict=True))
 
 
-def _equal_chunks(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> Tensors:
+def _equal_chunks(x: Tensor, weight: Tensor, bias: Tensor, size: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     chunks = x.unflatten(0, (-1, size))  # [K, size, C, ...]
     wide = chunks.to(weight.dtype)  # statistics are taken in the weights' precision
     variance, mean = torch.var_mean(wide, (1, *range(3, chunks.ndim)), correction=0, keepdim=True)

@@ -15,12 +15,12 @@ from shallowpaths._torchvision import import_torchvision
 def load_model(target: str) -> nn.Module:
     """A new network, with random weights from torch's random state.
 
-    target: "torchvision:resnet50", "timm:resnetv2_50", or "path/to/file.py:factory" for the network that the file's
-    function `factory`, or a class, makes when it is called without arguments. The file may import what lies beside it.
+    target: "torchvision:resnet50", "timm:resnetv2_50", or "path/to/file.py:factory" for what the file's function
+    `factory`, or a class, makes when it is called without arguments. The file may import what lies beside it.
 
     Raises:
-        ValueError: another form; an unknown name, with those near it; timm not installed; a file that is not there; a file
-            or a factory that fails, with its error; a factory that makes no torch.nn.Module.
+        ValueError: another form; timm not installed; what is not there, with names near it; a file or a factory that
+            fails, with its error, or that makes no torch.nn.Module.
     """
     source, _, name = target.rpartition(":")
     if source == "torchvision":

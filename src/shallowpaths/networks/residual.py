@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shallowpaths.networks.ghost import GhostBatchNorm
 from shallowpaths.recipes import Recipe, get_recipe
-from shallowpaths.theory.checks import number
+from shallowpaths.theory.checks import number, whole
 from shallowpaths.theory.moments import fixup_layer_scale
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -32,10 +32,7 @@ class Scale(nn.Module):
         return self.alpha * x
 
     def after(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """alpha * layer(x), with alpha on the layer's weights: no pass over the activations, forward or backward.
-
-        layer: an nn.Conv2d with zeros around its images, or an nn.Linear.
-        """
+        """alpha * layer(x) of a Linear or zero-padded Conv2d, by alpha on its weights: no pass over activations."""
         weight = self.alpha * layer.weight
         bias = None if layer.bias is None else self.alpha * layer.bias
         if isinstance(layer, nn.Linear):
@@ -64,15 +61,12 @@ class Bias(Shift):
         return (x.movedim(1, -1) + self.bias).movedim(-1, 1)
 
 
-def _preactivation(
-    channels: int, recipe: Recipe, normalization: Normalization | None, activation: str
-) -> nn.Sequential:
+def _preactivation(channels: int, recipe: Recipe, normalization: Normalization | None, activation: str) -> nn.Module:
     """What stands before a layer: normalization, then the activation, and Fixup's shifts before each."""
-    shifts, relu = "scalar biases" in recipe.fixup, activation == "relu"
-    parts = [normalization(channels)] if normalization else []
-    parts += [Shift()] if shifts and relu else []
-    parts += [nn.ReLU()] if relu else []
-    return nn.Sequential(*parts, *([Shift()] if shifts else []))
+    shift = [Shift] if "scalar biases" in recipe.fixup else []
+    before = [*shift, nn.ReLU] if activation == "relu" else []
+    parts = [make() for make in (*before, *shift)]
+    return nn.Sequential(*([normalization(channels)] if normalization else []), *parts)
 
 
 class ResidualAddition(nn.Module):
@@ -88,10 +82,9 @@ class ResidualAddition(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + alpha * branch(x), pre-activation (He et al. 2016), any recipe.
+    """x + alpha * branch(x), pre-activation (He et al. 2016), any recipe. The branch chains preactivations and layers.
 
-    The branch is a chain of preactivation -> layer. A shortcut, where the shape changes, reads the first
-    preactivation's output, as in pre-activation ResNets.
+    A shortcut, where the shape changes, reads the first preactivation's output, as in pre-activation ResNets.
     """
 
     def __init__(
@@ -119,33 +112,33 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """`input_layer`, residual `blocks` and `head`, the classifier, as `recipe` says. It draws its own weights, He et al. 2015.
+    """`input_layer`, residual `blocks` and `head`, by a `recipe`. It draws its own weights, He et al. 2015.
 
-    The subclasses give what makes the input layer, each stage's (channels, blocks), and what makes a branch's layers by its
-    channels before and after, and its stride, which is 2 where a stage but the first begins.
+    A subclass gives what makes the input layer, each stage's (channels, blocks), the channels to be times `width`, and
+    what makes a branch's layers by its channels before and after and its stride, 2 where a later stage begins.
     """
 
     def __init__(
-        self, enter: Callable[[Layer], nn.Module], stages: list[tuple[int, int]], branch: Callable[..., list[nn.Module]],
+        self, enter: Layer, stages: list[tuple[int, int]], branch: Callable[..., list[nn.Module]], width: int,
         recipe: str | Recipe, classes: int, dropout: float, generator: torch.Generator | None, ghost_batch: int | None,
-        layer: type[nn.Module] = nn.Conv2d, activation: str = "relu",
+        layer: type[nn.Module] = nn.Conv2d, activation: str = "relu", **sizes: int,
     ):  # fmt: skip
         super().__init__()
+        for size in {"width": width, "classes": classes, **sizes}.items():
+            whole(*size)
         number("dropout", dropout, at_least=0, below=1)
         self.recipe = recipe = recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
         self.activation, images, total = activation, layer is nn.Conv2d, sum(count for _, count in stages)
-        normalization = nn.BatchNorm2d if images else nn.BatchNorm1d
-        if ghost_batch is not None:
-            normalization = functools.partial(GhostBatchNorm, ghost_batch=ghost_batch)
+        plain = nn.BatchNorm2d if images else nn.BatchNorm1d
+        normalization = plain if ghost_batch is None else functools.partial(GhostBatchNorm, ghost_batch=ghost_batch)
         make, blocks = functools.partial(layer, bias=recipe.biases), []
         with torch.device("meta"):  # where layers draw no weights, which the network draws itself
             self.input_layer = enter(make)
-            inputs = len(self._first_layer.weight)
-            for stage, (outputs, count) in enumerate(stages):
+            inputs = next(len(m.weight) for m in self.input_layer.modules() if isinstance(m, LAYERS))
+            for stage, (channels, count) in enumerate(stages):
                 for index in range(count):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    projects = recipe.skip_path and (stride > 1 or inputs != outputs)
-                    shortcut = make(inputs, outputs, 1, stride) if projects else None
+                    outputs, stride = width * channels, 2 if stage > 0 and index == 0 else 1
+                    shortcut = make(inputs, outputs, 1, stride) if recipe.skip_path and inputs != outputs else None
                     layers = branch(make, inputs, outputs, stride)
                     blocks.append(ResidualBlock(layers, recipe, total, normalization, activation, shortcut))
                     inputs = outputs
@@ -166,26 +159,21 @@ class ResidualNetwork(nn.Module):
         A layer that reads a ReLU has weights of variance 2 / fan_in, any other 1 / fan_in: either way its output has
         the second moment of what entered the ReLU. Biases are 0, scalars and zeroed layers as the recipe says.
         """
+        first = next(m for m in self.input_layer.modules() if isinstance(m, LAYERS))
         for module in self.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, Scale, Shift)):
                 module.reset_parameters()
             elif isinstance(module, LAYERS):
-                gain = 2.0 if self.activation == "relu" and module is not self._first_layer else 1.0
-                draw_he(module, gain, generator)
-        if self.recipe.zero_gamma:
-            for block in self.blocks:
-                nn.init.zeros_(block.scale.weight)
+                draw_he(module, 2.0 if self.activation == "relu" and module is not first else 1.0, generator)
+        zeros = [block.scale for block in self.blocks] if self.recipe.zero_gamma else []
         if "zero last layer" in self.recipe.fixup:
-            for layer in (*(block.layers[-1] for block in self.blocks), self.head[-1]):
-                nn.init.zeros_(layer.weight)
+            zeros += [*(block.layers[-1] for block in self.blocks), self.head[-1]]
+        for module in zeros:
+            nn.init.zeros_(module.weight)
         if "depth rescaling" in self.recipe.fixup:
             factor = fixup_layer_scale(len(self.blocks), len(self.blocks[0].layers))
             for layer in (layer for block in self.blocks for layer in block.layers[:-1]):
                 layer.weight.mul_(factor)
-
-    @property
-    def _first_layer(self) -> nn.Module:
-        return next(module for module in self.input_layer.modules() if isinstance(module, LAYERS))
 
 
 def draw_he(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:

@@ -16,10 +16,6 @@ from torch.utils import _pytree as trees
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__", "__radd__"}
 _SHAPE_READERS = ("new_", "zeros", "ones", "full", "empty", "rand")  # new_zeros, randn_like: they read no values
-_COMPOSED = (
-    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer,
-    nn.TransformerDecoder, nn.TransformerDecoderLayer,
-)  # fmt: skip
 
 Cost = tuple[int, int, int]  # of a way: layers with a matrix of weights, layers with other weights, steps
 
@@ -45,17 +41,16 @@ def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.M
     """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
 
     Leaves are torch's own layers, classes derived from them, modules without weights that read one activation, and
-    `leaves`. A module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason.
-    What a forward decides by its mode or by default arguments is decided as they stand, what it decides by a shape as for
-    the batch. Nothing is computed. A ValueError says why a model's own forward cannot be traced.
+    `leaves`. A module whose forward cannot be traced is left whole, too: its name and the reason are in
+    `meta["untraced"]`. What a forward decides by its mode or by default arguments is decided as they stand, what by a
+    shape as for the batch. Nothing is computed. A ValueError says why a model's own forward cannot be traced.
     """
     check_module(model)
     tracer = _Tracer(batch, leaves)
     try:
-        graph = tracer.trace(model)
+        module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except Exception as error:  # whatever a forward raises when it is given a proxy
         raise ValueError(f"{type(model).__name__}'s own forward cannot be traced by torch.fx: {error}") from error
-    module = fx.GraphModule(model, graph, type(model).__name__)
     module.meta["untraced"] = tracer.untraced
     return module
 
@@ -71,9 +66,10 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "batch", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002, torch's signature
-        if isinstance(m, (*self.leaves, *_COMPOSED)):
+        homes = {kind.__module__ for kind in type(m).__mro__ if kind is not nn.Module}
+        if isinstance(m, (nn.Sequential, *self.leaves)) or nn.modules.transformer.__name__ in homes:
             return isinstance(m, self.leaves)
-        derived = any(kind.__module__.startswith("torch.nn.") for kind in type(m).__mro__ if kind is not nn.Module)
+        derived = any(home.startswith("torch.nn.") for home in homes)
         return derived or (self.activations == 1 and not [*m.children(), *m.parameters()])
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -97,7 +93,6 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj) if self.batch is None else bool(self.value(obj.node))
 
     def value(self, node: fx.Node) -> Any:
-        """What a node gives for the batch."""
         self.evaluates = True  # torch.fx has replaced what modules do when they are called, and when a weight is read
         try:
             self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
@@ -115,7 +110,7 @@ class _Sized(fx.Proxy):
 
 
 class Flow:
-    """How activations flow through a graph from `trace`. Of the batch, shape and type count, and values if it is not all traced.
+    """How activations flow through a graph from `trace`. Of the batch, values count only if a module is untraced.
 
     `values` is what each node gives, of the right shape and type, without data. In the order of the forward pass, each
     activation has its `parents`, from which it is computed; `above`, its immediate dominator, the nearest activation
@@ -131,11 +126,9 @@ class Flow:
         self.depth: dict[fx.Node | None, int] = {None: 0}
         self.weights: dict[fx.Node, Cost] = {}
         of_weights: set[fx.Node] = set()  # parameters, and what is computed from nothing else
-        parameters = dict(module.named_parameters(remove_duplicate=False))
         for node in module.graph.nodes:
-            inputs = node.all_input_nodes
-            if node.op == "call_method" and node.target.endswith("_as"):  # expand_as reads its argument's shape alone
-                inputs = inputs[:1]
+            like = node.op == "call_method" and node.target.endswith("_as")  # expand_as reads a shape alone
+            inputs = node.all_input_nodes[:1] if like else node.all_input_nodes
             parents = [other for other in inputs if other in self.parents]
             if node.op == "placeholder" or (parents and self._is_activation(node)):
                 self.parents[node] = parents
@@ -146,7 +139,7 @@ class Flow:
                     read += module.get_submodule(node.target).parameters()
                 matrix = any(weight.numel() > max(weight.shape, default=1) for weight in read)
                 self.weights[node] = (int(matrix), int(bool(read) and not matrix), 1)
-            elif node.target in parameters or any(other in of_weights for other in inputs):
+            elif isinstance(self.values[node], nn.Parameter) or any(other in of_weights for other in inputs):
                 of_weights.add(node)
 
     def additions(self) -> list[ResidualAddition]:
@@ -170,10 +163,8 @@ class Flow:
         if not found:
             whole = ", ".join(self.module.meta["untraced"])
             outside = f" outside of what could not be traced ({whole})" if whole else ""
-            raise ValueError(
-                f"{type(self.module).__name__} has no residual addition{outside}: give a network with skip paths,"
-                " such as torchvision's resnet18, or add x + branch(x) to its forward"
-            )
+            give = "give a network with skip paths, such as torchvision's resnet18, or add x + branch(x) to its forward"
+            raise ValueError(f"{type(self.module).__name__} has no residual addition{outside}: {give}")
         return found
 
     def _is_activation(self, node: fx.Node) -> bool:
@@ -185,9 +176,8 @@ class Flow:
     def common(self, first: fx.Node, second: fx.Node) -> fx.Node:
         """The nearest activation that dominates both."""
         while first is not second:
-            if self.depth[first] < self.depth[second]:
-                first, second = second, first
-            first = self.above[first]
+            first, second = sorted((first, second), key=self.depth.get)
+            second = self.above[second]
         return first
 
     def cost(self, source: fx.Node, node: fx.Node, choose: Callable = min) -> Cost | None:
@@ -200,7 +190,7 @@ class Flow:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a copy of a graph, also while it grows: what a node gives has its shape and type, but no data, if not `real`."""
+    """Runs a copy of a graph, also while it grows. What a node gives has its shape and type; its data, if `real`."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor, real: bool = False):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
