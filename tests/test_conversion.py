@@ -308,6 +308,8 @@ REFUSED = {
     "of the inputs": (lambda: network(Block(), before=[nn.BatchNorm2d(3)]), "standardize the data"),
     "converted": (lambda: sp.to_skipinit(network(Block())), "converted already"),
     "our own": (lambda: sp.WideResNet(10), "build it with recipe='skipinit'"),
+    "no layer": (lambda: nn.Sequential(nn.ReLU()), "no convolution and no nn.Linear"),
+    "normalized weights": (lambda: network(Block(end=nn.utils.spectral_norm(conv()))), "may normalize its weights"),
     "no module": (lambda: "resnet18", "torch.nn.Module"),
     "frozen": (lambda: network(Block()).requires_grad_(False), "unfreeze it"),
     "a function at the end": (lambda: Function(lambda m, x: x + 2 * m.a(x), a=conv()), "let it end in an nn.Identity"),

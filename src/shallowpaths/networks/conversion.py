@@ -107,8 +107,10 @@ class _Plan:
     def __init__(self, model: nn.Module, example: Tensor | None, generator: torch.Generator | None):
         check_module(model)
         self.model = copy.deepcopy(model)
+        if not self.of(LAYERS):
+            raise ValueError(f"{type(model).__name__} has no convolution and no nn.Linear: there is nothing to convert")
         if example is None:  # two zeros of what the first layer takes
-            first = next(iter(self.of(LAYERS)), nn.Linear(1, 1, device="meta"))  # where it draws no weights
+            first = self.of(LAYERS)[0]
             inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
             example = first.weight.new_zeros(2, inputs, *[32] * (first.weight.ndim - 2))
         self.example, traced = example, trace(self.model, example)
