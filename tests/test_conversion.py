@@ -114,7 +114,7 @@ def test_a_conversion_says_what_it_did():
     assert report.scalar == pytest.approx(8**-0.5)
     assert report.kept == ()
     assert sp.to_fixup(resnet()).conversion.biases == 20 + 16 + 1
-    for word in ("8 scalars", "0.353553", "20 normalizations", "21 layers"):
+    for word in ("each of 8 residual", "0.353553", "20 normalizations", "21 layers"):
         assert word in str(report)
     assert "PReLU" in str(sp.to_skipinit(network(Block(), after=[nn.PReLU()])).conversion)
 

@@ -40,7 +40,7 @@ class Conversion:
         zeros = ", 0 in the last of each branch and in the classifier" if self.recipe == "fixup" else ""
         also = {"weights kept as they were": self.kept, "hooks removed with their modules": self.unhooked}
         return "\n".join([
-            f"{self.recipe}: {self.blocks} scalars that start at {self.scalar:g}, one at the end of each residual branch",
+            f"{self.recipe}: a scalar that starts at {self.scalar:g} ends each of {self.blocks} residual branches",
             f"{self.normalizations} normalizations removed, {self.biases} biases put in",
             f"{self.layers} layers initialized anew (He et al. 2015{zeros})",
             *(f"{what}: {', '.join(names)}" for what, names in also.items() if names),
