@@ -9,20 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shallowpaths.measure.objective import Loss, objective
-from shallowpaths.theory.checks import number, whole
-from shallowpaths.theory.checks import seed as check_seed
+from shallowpaths.theory import checks
 
 _NOTHING = 1e-14  # of the largest Ritz value: what is left of a vector after rounding
 
 
 @dataclass(frozen=True)
 class HessianEigenvalues:
-    """The largest eigenvalues of a loss's Hessian, in descending order.
+    """The largest eigenvalues of a loss's Hessian H, descending, shape [count], after so many products with vectors.
 
-    Attributes:
-        values: shape [count].
-        residuals: |H v - value v| of each one's unit vector v, shape [count]: an eigenvalue of H is at most so far away.
-        products: Hessian-vector products that were taken.
+    residuals: |H v - value v| of each one's unit vector v, shape [count]: an eigenvalue of H is at most so far away.
     """
 
     values: np.ndarray
@@ -32,34 +28,30 @@ class HessianEigenvalues:
 
 def hessian_eigenvalues(
     network: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss = F.cross_entropy, count: int = 1,
-    batch_size: int | None = None, training: bool = True, tolerance: float = 1e-3, max_products: int = 100, seed: int = 0,
+    batch_size: int | None = None, training: bool = True, tolerance: float = 1e-3, max_products: int = 100,
+    seed: int = 0,
 ) -> HessianEigenvalues:  # fmt: skip
     """The algebraically largest eigenvalues of the Hessian of a mean loss with respect to all trainable parameters.
 
-    Lanczos from a random vector, with full reorthogonalization. An eigenvalue that occurs several times may be found once.
+    Lanczos from a random vector (of `seed`), with full reorthogonalization. A repeated one may be found once.
 
-    Args:
-        network: any module. Dropout is off, so that the loss is one function; other random layers must be off already.
-        inputs, targets: N examples, [N, ...] each.
-        loss: loss(outputs, targets) -> their mean, 0-dimensional.
-        count: how many eigenvalues.
-        batch_size: the loss is the mean over consecutive batches of so many examples, which divides N; None takes them as
-            one. With batch normalization in training mode the loss that SGD sees is that of its own batch size. Without, it is
-            the same for any, and a smaller one takes less memory.
-        training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
-        tolerance: it ends where each residual is at most so much of its eigenvalue; in float32 not much below 1e-6.
-        max_products: it ends here at the latest; the residuals then say how far it has come.
-        seed: of the random vector.
+    network: any module. Dropout is off, so that the loss is one function; other random layers must be off already.
+    inputs, targets: N examples, [N, ...] each. loss: loss(outputs, targets) -> their mean, 0-dimensional.
+    batch_size: the loss is the mean over consecutive batches of so many examples, which divides N; None takes all as
+        one. With batch normalization in training mode the loss that SGD sees is that of its own batch size. Without, it
+        is the same for any, and a smaller one takes less memory.
+    training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
+    tolerance: it ends where each residual is at most so much of its eigenvalue; in float32 not much below 1e-6.
+    max_products: it ends here at the latest; the residuals then say how far it has come.
 
-    Raises:
-        ValueError: no trainable parameter; more eigenvalues than parameters or products; examples that are no tensors of one
-            length or do not fill the batches; NaN or infinity in them, in the loss or its derivatives; a loss that is no
-            single number.
+    Raises ValueError: no trainable parameter; more eigenvalues than parameters or products; examples that are no
+    tensors of one length or do not fill the batches; NaN or infinity in them; a loss that is no single number;
+    NotFinite, which is one, for NaN or infinity in the loss or its derivatives.
     """
-    whole("count", count)
-    whole("max_products", max_products, at_least=count)
-    number("tolerance", tolerance, above=0)
-    check_seed(seed)
+    checks.whole("count", count)
+    checks.whole("max_products", max_products, at_least=count)
+    checks.number("tolerance", tolerance, above=0)
+    checks.seed(seed)
     with objective(network, inputs, targets, loss, batch_size, training) as mean_loss:
         if count > mean_loss.size:
             raise ValueError(f"count {count}: {type(network).__name__} has {mean_loss.size} trainable parameters")

@@ -39,7 +39,7 @@ class InspectedBlock:
 
     number: l, which starts anew where the skip path went through weights or a normalization since the last addition.
     branch_share: branch_variance / output_variance; with batch normalization on the branch 1 / (l + 1) [paper].
-    gradient: squared norm of the gradient at the sum over that at the last sum, whence a random one is sent back; or NaN.
+    gradient: squared norm of the gradient at the sum over that at the last sum, whence a random one is sent back.
     """
 
     name: str

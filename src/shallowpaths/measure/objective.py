@@ -1,7 +1,7 @@
 """The mean loss of a module over batches of examples: its gradients, and its Hessian times vectors."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,9 @@ class NotFinite(ValueError):
 
 
 class Objective:
-    """The loss of each of K batches as a function of all P trainable parameters, differentiated in their own precision.
+    """The loss of each of K = `batches` batches, a function of all P = `size` trainable parameters, in their precision.
 
-    Args:
-        network, inputs, targets, loss, batch_size: as in `hessian_eigenvalues`.
-
-    Attributes:
-        size: P.
-        batches: K.
-        device: of the vectors, which are float64 [P]: the parameters', but the CPU for MPS, which has no float64.
+    Vectors are float64 [P] on `device`: the parameters', but the CPU for MPS, which has no float64.
     """
 
     def __init__(self, network: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, batch_size: int | None):
@@ -35,39 +29,39 @@ class Objective:
         if not self.parameters:
             raise ValueError(f"{type(network).__name__} has no trainable parameter: its loss has no curvature")
         check_inputs(inputs)
+        count = len(inputs)
         if not isinstance(targets, Tensor) or targets.shape[:1] != inputs.shape[:1]:
-            given = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else f"type {type(targets).__name__}"
-            raise ValueError(f"targets of {given}: give a tensor with one for each of the {len(inputs)} inputs")
-        batch_size = len(inputs) if batch_size is None else batch_size
-        whole("batch_size", batch_size, at_most=len(inputs))
+            raise ValueError(f"targets of {_kind(targets)}: give a tensor with one for each of the {count} inputs")
+        batch_size = count if batch_size is None else batch_size
+        whole("batch_size", batch_size, at_most=count)
         batch_size = int(batch_size)  # torch splits by no other kind of number
-        if len(inputs) % batch_size:
-            full = len(inputs) // batch_size * batch_size
-            raise ValueError(f"{len(inputs)} inputs do not fill batches of {batch_size}: give {full}")
-        self.size, self.batches = sum(p.numel() for p in self.parameters), len(inputs) // batch_size
+        if count % batch_size:
+            full = count // batch_size * batch_size
+            raise ValueError(f"{count} inputs do not fill batches of {batch_size}: give {full}")
+        self.size, self.batches = sum(p.numel() for p in self.parameters), count // batch_size
         self.device = in_float64(self.parameters[0].detach()[..., :0]).device
         self._parts = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True))
 
     def gradient(self, batch: int) -> Tensor:
-        """Of one batch's loss, float64 [P]."""
+        """Of one batch's loss."""
         return self._flat(torch.autograd.grad(self._loss(batch), self.parameters, materialize_grads=True))
 
     def products(self, batch: int, *vectors: Tensor) -> list[Tensor]:
-        """The Hessian of one batch's loss times each of the vectors, float64 [P]."""
+        """The Hessian of one batch's loss times each of the vectors."""
         slopes = torch.autograd.grad(self._loss(batch), self.parameters, create_graph=True, materialize_grads=True)
         return [self._flat(self._derivative(slopes, vector)) for vector in vectors]
 
     def mean_product(self, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss over all batches times a vector, float64 [P]."""
+        """The Hessian of the mean loss over all batches times a vector."""
         return sum(self.products(batch, vector)[0] for batch in range(self.batches)) / self.batches
 
-    def _derivative(self, slopes: tuple[Tensor, ...], vector: Tensor) -> tuple[Tensor, ...]:
+    def _derivative(self, slopes: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor]:
         """Of the slopes, along the vector."""
-        parts = vector.split([p.numel() for p in self.parameters])
-        directions = [part.view_as(p).to(p) for part, p in zip(parts, self.parameters, strict=True)]
+        parts = zip(self.parameters, vector.split([p.numel() for p in self.parameters]), strict=True)
+        directions = [part.view_as(p).to(p) for p, part in parts]
         sloping = [(s, d) for s, d in zip(slopes, directions, strict=True) if s.requires_grad]  # others are constant
         if not sloping:
-            return tuple(torch.zeros_like(p) for p in self.parameters)
+            return [torch.zeros_like(p) for p in self.parameters]
         outputs, along = zip(*sloping, strict=True)
         return torch.autograd.grad(outputs, self.parameters, along, retain_graph=True, materialize_grads=True)
 
@@ -75,11 +69,11 @@ class Objective:
         inputs, targets = (part.to(self.parameters[0].device) for part in self._parts[batch])
         value = self.loss(self.network(inputs), targets)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
-            raise ValueError(f"the loss is of {given}: give a mean over the batch, one number that depends on the parameters")
+            wanted = "give a mean over the batch, one number that depends on the parameters"
+            raise ValueError(f"the loss is of {_kind(value)}: {wanted}")
         return _finite("loss", value)
 
-    def _flat(self, derivatives: tuple[Tensor, ...]) -> Tensor:
+    def _flat(self, derivatives: Sequence[Tensor]) -> Tensor:
         return _finite("derivative of the loss", torch.cat([in_float64(part).flatten() for part in derivatives]))
 
 
@@ -94,6 +88,10 @@ def objective(
             if isinstance(module, _DropoutNd):
                 module.eval()
         yield made
+
+
+def _kind(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
 
 
 def _finite(what: str, value: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from shallowpaths.measure.gradients import random_like
-from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
-from shallowpaths.measure.moving import BATCH_NORMALIZATIONS
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, modules_of
+from shallowpaths.measure.signals import BATCH_NORMALIZATIONS
 from shallowpaths.networks import ResidualBlock
 from shallowpaths.networks.tracing import trace
 from shallowpaths.theory.checks import whole
@@ -22,10 +22,8 @@ from shallowpaths.theory.checks import whole
 class PathSpectrum:
     """The 2^d paths through d blocks by their length, the number of residual branches that they take.
 
-    Attributes:
-        shares: of lengths 0 ... longest, shape [longest + 1]: the mean squared norm of the part of the tangent that
-            took so many branches, over the sum of these over all lengths.
-        truncated: the share of all longer paths, taken together. shares and truncated sum to one.
+    shares: of lengths 0 ... longest, shape [longest + 1]: the squared norm of the part of the tangent that took so many
+        branches, over that of all. truncated: the share of all longer paths, so that all sum to one.
     """
 
     shares: np.ndarray
@@ -43,55 +41,51 @@ def path_spectrum(
 ) -> PathSpectrum:
     """Measure the path spectrum in one pass, exactly: no path is left out, none is sampled.
 
-    A random tangent at the first block's input, one for each input of the batch, goes forward through the blocks. ReLU
-    gates and normalization statistics are frozen at what the inputs make them, so that the tangent's way is linear. It
-    is kept in parts by the number of branches taken so far: a block's skip path leaves a part where it is, its branch
-    moves it on by one. A shortcut with weights is a skip path. Modules between blocks are on every path.
+    A random tangent (of `seed`) at the first block's input, one for each input of the batch, goes forward. ReLU gates
+    and normalization statistics are frozen at what the inputs make them, so that its way is linear. It is kept in parts
+    by the
+    number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is, its
+    branch moves it on by one. Modules between blocks are on every path. In float64 it goes deeper before it overflows.
 
-    Args:
-        network: any network made of residual blocks; in float64 it goes deeper before its signal overflows.
-        inputs, training: as in `signal_statistics`.
-        longest: the longest length to keep apart; all longer paths share one part more. None keeps all lengths apart.
-            Time and memory grow with the number of parts.
-        seed: of the tangents.
+    longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Time and
+        memory grow with the number of parts.
 
-    Raises:
-        ValueError: as `signal_statistics`; a signal that overflows on the way; a tangent of which nothing arrives; something else
-            than modules, one after the other, between the blocks.
+    Other arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a
+    tangent of which nothing arrives, and something else than modules, one by one, between the blocks.
     """
     check_inputs(inputs)
-    blocks = residual_blocks(network)
+    blocks = modules_of(network, ResidualBlock)
     if longest is not None:
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
-    tangent: list[Tensor] = []  # in parts [k, N, C, ...]: part i has taken i branches
-    before, reached = _modules_before(network), []
+    before = _modules_before(network)
+    parts = reached = None  # the tangent's parts [k, N, C, ...], part i through i branches; the last block's output
 
     def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
-        x, number = arguments[0], blocks.index(block) + 1
+        nonlocal parts, reached
+        x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
         for module in before[block]:
-            y = reached.pop()
-            reached.append(module(y.clone()))
-            tangent.append(_derivative(lambda y, module=module: module(y.clone()), y, tangent.pop()))
-        reached[:] = [block.forward(x.clone())]  # here its normalizations freeze
-        if not torch.isfinite(reached[0]).all():
+            parts = _derivative(lambda y, module=module: module(y.clone()), reached, parts)
+            reached = module(reached.clone())
+        reached = block.forward(x.clone())  # here its normalizations freeze
+        if not torch.isfinite(reached).all():
             raise ValueError(
-                f"the signal overflows {x.dtype} in block {number} of {len(blocks)}, and its gates mean nothing"
-                " from there on: use a wider type (network.double()) or fewer blocks"
+                f"the signal overflows {x.dtype} in {where}, and its gates mean nothing from there on: use a wider type"
+                " (network.double()) or fewer blocks"
             )
-        parts = tangent.pop() if tangent else random_like(x, seed)[None]
-        tangent.append(_rescaled(through_block(block, x, parts, longest + 2), number, len(blocks)))
+        parts = random_like(x, seed)[None] if parts is None else parts
+        parts = _rescaled(through_block(block, x, parts, longest + 2), where)
 
     with left_as_found(network, training) as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)  # torch.func's own
         for module in network.modules():
             if isinstance(module, BATCH_NORMALIZATIONS) and training:
-                stack.callback(module.register_forward_pre_hook(_freeze).remove)
+                stack.enter_context(module.register_forward_pre_hook(_freeze))
         for block in blocks:
-            stack.callback(block.register_forward_pre_hook(enter).remove)
+            stack.enter_context(block.register_forward_pre_hook(enter))
         network(inputs)
     masses = np.zeros(longest + 2)
-    masses[: len(tangent[0])] = [float(in_float64(part).square().sum()) for part in tangent[0]]
+    masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
     shares = masses / masses.sum()
     return PathSpectrum(shares[:-1], float(shares[-1]))
 
@@ -103,13 +97,13 @@ def _modules_before(network: nn.Module) -> dict[nn.Module, list[nn.Module]]:
     nodes = [node for node, module in modules.items() if isinstance(module, ResidualBlock)]
     found: dict[nn.Module, list[nn.Module]] = {modules[nodes[0]]: []}
     for node, last in itertools.pairwise(nodes):
-        before, passed = node, []
-        while (after := next(iter(before.users))) is not last:
-            if len(before.users) > 1 or after not in modules:
-                raise ValueError(f"after {before.target} comes {after.target}: only modules, one by one, may stand between blocks")
+        found[modules[last]] = passed = []
+        while (after := next(iter(node.users))) is not last:
+            if len(node.users) > 1 or after not in modules:
+                order = f"after {node.target} comes {after.target}"
+                raise ValueError(f"{order}: only modules, one by one, may stand between blocks")
             passed.append(modules[after])
-            before = after
-        found[modules[last]] = passed
+            node = after
     return found
 
 
@@ -126,14 +120,13 @@ def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:
 def through_block(block: ResidualBlock, x: Tensor, parts: Tensor, room: int) -> Tensor:
     """The tangent after a block whose normalizations are frozen, in parts by the number of branches taken.
 
-    parts: [k, N, C, ...]. Comes back one part longer, but with at most `room` parts: the last one then holds all longer paths.
+    parts: [k, N, C, ...]. Comes back one longer, but with at most `room`: the last one then holds all longer paths.
     """
 
     def terms(x: Tensor) -> tuple[Tensor, Tensor]:
         caught: list[tuple[Tensor, Tensor]] = []
-        handle = block.addition.register_forward_pre_hook(lambda _, arguments: caught.append(arguments))
-        block.forward(x.clone())  # an activation in place changes the skip path too
-        handle.remove()
+        with block.addition.register_forward_pre_hook(lambda _, arguments: caught.append(arguments)):
+            block.forward(x.clone())  # an activation in place changes the skip path too
         return caught[0]
 
     skip, branch = _derivative(terms, x, parts)
@@ -151,11 +144,11 @@ def _derivative(function: Callable[[Tensor], Any], x: Tensor, parts: Tensor) -> 
     return torch.vmap(lambda part: torch.func.jvp(function, (x,), (part,))[1])(parts)
 
 
-def _rescaled(parts: Tensor, number: int, blocks: int) -> Tensor:
+def _rescaled(parts: Tensor, where: str) -> Tensor:
     """All parts by one power of two, which changes no share, where they come near to overflow or to 0."""
     largest = float(parts.abs().amax())
     if largest == 0 or not np.isfinite(largest):
         state = "nothing of the tangent is left" if largest == 0 else "the tangent overflows"
-        raise ValueError(f"{state} after block {number} of {blocks}: there are no shares to take")
+        raise ValueError(f"{state} after {where}: there are no shares to take")
     exponent, room = int(np.frexp(largest)[1]), np.log2(torch.finfo(parts.dtype).max)
     return parts if abs(exponent) < room / 4 else parts * 2.0**-exponent
