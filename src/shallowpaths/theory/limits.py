@@ -9,26 +9,24 @@ from numpy.typing import ArrayLike
 from shallowpaths.theory.blocks import Signal
 from shallowpaths.theory.checks import Array, flag, number, numbers, one_of, whole
 
-_NUMPYS = {name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")}
-LARGEST_VALUE = _NUMPYS | {"bfloat16": (2 - 2.0**-7) * 2.0**127}
-"""The largest finite number of each format. bfloat16 has float32's exponent, so it reaches just as far."""
+# The largest finite number of each format. bfloat16 has float32's exponent, so it reaches just as far.
+LARGEST_VALUE = {name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")}
+LARGEST_VALUE["bfloat16"] = (2 - 2.0**-7) * 2.0**127
 
 
 class OverflowDepth(NamedTuple):
-    """The number of blocks after which a network overflows."""
+    """The number of blocks after which activations pass the largest number; and their squares, so a variance, do."""
 
     values: int
-    """Activations themselves pass the largest number."""
     squares: int
-    """Their squares do: a variance computed in this format is inf, at half the depth."""
 
 
 def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
     """After how many blocks a signal that starts at variance 1 and doubles it overflows ``precision``. [derived]
 
-    After l blocks activations have the standard deviation 2^(l/2). values: how many activations there are; the largest
-    of N Gaussians is about sqrt(2 ln N) standard deviations out, so that one overflows first. None looks at one
-    standard deviation.
+    After l blocks activations have the standard deviation 2^(l/2). values: how many there are; the largest of N
+    Gaussians is about sqrt(2 ln N) standard deviations out, so it overflows first. None looks at one standard
+    deviation.
     """
     one_of("precision", precision, tuple(LARGEST_VALUE))
     if values is not None:
@@ -42,9 +40,8 @@ def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
 def padding_gain(size: int, layers: int = 1) -> float:
     """Part of the second moment that 3 x 3 convolutions with zero padding keep, stride 1. [derived]
 
-    He initialization counts every weight of a kernel, but at the border some of them meet zeros. Exact for
-    ``layers`` He layers after an image with the same second moment everywhere: 1 for large images, (2/3)^2
-    for 2 x 2.
+    He initialization counts every weight of a kernel, but at the border some of them meet zeros. Exact for ``layers``
+    He layers after a size x size image with the same second moment everywhere: 1 for large ones, (2/3)^2 for 2 x 2.
     """
     whole("size", size)
     whole("layers", layers)
@@ -59,24 +56,24 @@ def padding_gain(size: int, layers: int = 1) -> float:
 
 def effective_learning_rate(learning_rate: ArrayLike, momentum: float = 0.9) -> Array:
     """rate / (1 - momentum): the step that a constant gradient makes in the end. [derived]"""
-    return numbers("learning_rate", learning_rate, at_least=0) / (1 - _momentum(momentum))
+    return numbers("learning_rate", learning_rate, at_least=0) / (1 - number("momentum", momentum, at_least=0, below=1))
 
 
 def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) -> Array:
     """Largest stable raw rate 2 (1 + momentum) / lambda_max of full-batch gradient descent. [derived]
 
-    largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest
-    direction oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
+    largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest direction
+    oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
     """
-    return 2 * (1 + _momentum(momentum)) / numbers("largest_eigenvalue", largest_eigenvalue, above=0)
+    factor = 2 * (1 + number("momentum", momentum, at_least=0, below=1))
+    return factor / numbers("largest_eigenvalue", largest_eigenvalue, above=0)
 
 
 def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, largest_stable: float) -> Array:
     """min(c B, largest stable rate) for batches of B examples. Regimes [paper], formula [derived].
 
-    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c = ``rate_per_example``.
-    Curvature dominated: c B would diverge, and the largest stable rate is the best. They meet at the batch size
-    largest_stable / c. All rates raw, or all effective.
+    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c = ``rate_per_example``. Curvature
+    dominated: c B would diverge, and the largest stable rate is the best. All rates raw, or all effective.
     """
     per_example = number("rate_per_example", rate_per_example, above=0)
     proportional = per_example * numbers("batch_size", batch_size, above=0)
@@ -88,9 +85,9 @@ def parallel_seconds(
 ) -> Array:
     """Wall time steps x (max(B / devices, 1) x seconds per image + seconds per step) of data-parallel training. [derived]
 
-    Assumes that a batch of B images splits perfectly, but for one image a device at least; that a device's time grows in
-    proportion to its images; that a step costs the same besides, whatever the number of devices, to launch it and to
-    add the gradients up; and that nothing of this overlaps. Then more than B devices save nothing.
+    Assumes that a batch of B images splits perfectly, but for one image a device at least; that a device's time grows
+    in proportion to its images; that a step costs the same besides, to launch it and to add the gradients up, whatever
+    the number of devices; and that nothing of this overlaps. Then more than B devices save nothing.
     """
     per_device = numbers("batch_size", batch_size, at_least=1) / numbers("devices", devices, at_least=1)
     of_images = np.maximum(per_device, 1.0) * number("seconds_per_image", seconds_per_image, at_least=0)
@@ -99,20 +96,20 @@ def parallel_seconds(
 
 
 def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = False) -> float:
-    """Expected squared norm of one logit's gradient with respect to all weights, in a ResidualMLP at initialization. [derived]
+    """Expected squared norm of one logit's gradient in all weights, of a ResidualMLP at initialization. [derived]
 
-    A weight matrix's gradient is an outer product, of what enters it and of the logit's gradient with respect to what leaves
-    it, so its square is the product of theirs. Summed over layers that is, with q the second moments, G those of the gradient
-    and p_l the path probabilities, for m layers a block and ReLU (twice the terms with ``width`` without it):
+    The square of a weight matrix's gradient is the product of the squares of what enters it and of the logit's gradient
+    with respect to what leaves it. Summed over layers, with q the second moments, G those of the gradient and p_l the
+    path probabilities, for m layers a block and ReLU (twice the terms with ``width`` without it), that is
 
         width q^{d+1} / 2 + 1 + sum_l m p_l G_l q^l width / 2 + G_1 inputs  (+ sum_l (1 - p_l) G_l q^l for the scalars).
 
-    The largest eigenvalue of the loss's Hessian at initialization is at most this over the number of classes, while each class
-    is as likely: about reached where all inputs look alike. ``largest_stable_rate`` turns it into a rate.
+    The largest eigenvalue of the loss's Hessian at initialization is at most this over the number of classes, while
+    each
+    class is as likely: about reached where all inputs look alike. ``largest_stable_rate`` turns it into a rate.
 
-    signal: of a network without normalization; nor of Fixup, whose zeros it does not tell from alpha = 0. inputs: features, of
-    second moment 1. scalars: whether each branch has one that is trained. Raises ValueError for a network with normalization,
-    whose gradients are others.
+    signal: without normalization, else a ValueError, whose gradients are others; nor of Fixup, whose zeros it does not
+    tell from alpha = 0. inputs: features, of second moment 1. scalars: whether each branch has one that is trained.
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"signal {signal!r} must be what theory.signal returns")
@@ -124,30 +121,21 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
     entering = width / 2 if signal.activation == "relu" else width
     with np.errstate(over="ignore", invalid="ignore"):
         power = signal.gradient_second_moment * signal.input_second_moment
-        branches = _shares_of(power, signal.path_probability).sum() * signal.layers_per_block * entering
-        of_scalars = _shares_of(power, 1 - signal.path_probability).sum() if scalars else 0.0
+        both = (signal.path_probability, 1 - signal.path_probability)
+        branches, skips = (np.where(p > 0, p * power, 0.0).sum() for p in both)  # nothing of infinity is nothing
         ends = signal.output_second_moment[-1] * entering + 1 + signal.gradient_second_moment[0] * inputs
-        return float(ends + branches + of_scalars)
+        return float(ends + branches * signal.layers_per_block * entering + (skips if scalars else 0.0))
 
 
 def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: ArrayLike = 1.0) -> Array:
     """The effective rate 1 / (factor sqrt(d) gradient) at which SkipInit's scalars outgrow 1 / sqrt(d). [derived]
 
-    Once the momentum has got going, each step moves a scalar by about rate x factor x gradient. From 0, one such step leaves the
-    growth of the signal, the product of the 1 + alpha_l^2, at e if it takes the scalars to 1 / sqrt(d), and explodes soon beyond.
-    An order of magnitude.
+    Once the momentum has got going, each step moves a scalar by about rate x factor x gradient. From 0, one such step
+    leaves the growth of the signal, the product of the 1 + alpha_l^2, at e if it takes the scalars to 1 / sqrt(d), and
+    explodes soon beyond. An order of magnitude.
 
     blocks: d. gradient: root mean square over the blocks of the loss's derivative by alpha_l, at initialization.
     factor: on the scalars' learning rate, `alpha_rate` of a run.
     """
     at_least_one = numbers("blocks", blocks, at_least=1)
     return 1 / (numbers("factor", factor, above=0) * np.sqrt(at_least_one) * numbers("gradient", gradient, above=0))
-
-
-def _shares_of(power: Array, shares: Array) -> Array:
-    """shares * power; nothing of an infinite power is nothing."""
-    return np.where(shares > 0, shares * power, 0.0)
-
-
-def _momentum(momentum: float) -> float:
-    return number("momentum", momentum, at_least=0, below=1)

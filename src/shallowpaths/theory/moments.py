@@ -8,10 +8,8 @@ from numpy.typing import ArrayLike
 from shallowpaths.theory.checks import Array, number, numbers, one_of, whole
 
 ACTIVATIONS = ("linear", "relu")
-RELU_MEAN_SHARE = 1 / math.pi
-"""Squared mean over second moment after a ReLU of a centred Gaussian: (1 / 2 pi) / (1 / 2). [derived]"""
+RELU_MEAN_SHARE = 1 / math.pi  # squared mean over second moment after a ReLU of a centred Gaussian [derived]
 RELU_VARIANCE_SHARE = 1 - RELU_MEAN_SHARE
-"""Variance over second moment after a ReLU of a centred Gaussian, 0.682. [derived]"""
 
 
 def block_index(blocks: int) -> Array:
@@ -65,9 +63,9 @@ def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
 
 
 def relu_correlation(correlation: ArrayLike) -> Array:
-    """Correlation between two inputs after ReLU and a He layer, from their correlation c before. [derived]
+    """Correlation (sqrt(1 - c^2) + c (pi - arccos c)) / pi of two inputs after ReLU and a He layer, from c before.
 
-    (sqrt(1 - c^2) + c (pi - arccos c)) / pi, the arc-cosine kernel of degree 1 (Cho and Saul 2009).
+    The arc-cosine kernel of degree 1 (Cho and Saul 2009). [derived]
     """
     c = numbers("correlation", correlation, at_least=-1, at_most=1)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)

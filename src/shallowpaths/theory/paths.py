@@ -20,8 +20,8 @@ def path_length_distribution(path_probability: ArrayLike) -> Array:
     """Share of the variance that paths of length 0 ... d carry, shape [d + 1]; exact, sums to 1. [derived]
 
     path_probability: p_l of block l, shape [d]: the branch share, or ``Signal.path_probability`` for the Jacobian.
-    Independent weights make the variances of paths add. So a path's share is the product of p_l over the branches
-    that it takes and of 1 - p_l over those it skips, and its length is Poisson-binomial.
+    Independent weights make the variances of paths add: a path's share is the product of p_l over the branches that it
+    takes and of 1 - p_l over those it skips, and its length is Poisson-binomial.
     """
     probabilities = _probabilities(path_probability)
     shares = np.zeros(probabilities.size + 1)
@@ -58,9 +58,8 @@ def logarithmic_mean_path_length(blocks: int) -> float:
 def batchnorm_path_probability(blocks: int, activation: str = "linear", layers_per_block: int = 1) -> Array:
     """p_l = 1 / (1 + k v_l) of the Jacobian with BN on the branch, shape [d]; v_l: moving variance. [derived]
 
-    BN divides a tangent's second moment by v_l, and each further BN of the branch by the variance
-    1 - 1/pi = 0.68 that the ReLU layer before it leaves (1 in a linear network). So k = 0.68^(m - 1), m the
-    layers of a branch.
+    BN divides a tangent's second moment by v_l, and each further one of the branch's m by the variance 1 - 1/pi = 0.68
+    that the ReLU layer before it leaves (1 in a linear network). So k = 0.68^(m - 1).
     """
     whole("layers_per_block", layers_per_block)
     inner = RELU_VARIANCE_SHARE ** (layers_per_block - 1) if activation == "relu" else 1.0
