@@ -1,6 +1,5 @@
 """The path spectrum: how much of a tangent takes 0, 1, 2 ... residual branches on its way through the network."""
 
-import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from shallowpaths.measure.gradients import random_like
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, modules_of
 from shallowpaths.measure.signals import BATCH_NORMALIZATIONS
 from shallowpaths.networks import ResidualBlock
-from shallowpaths.networks.tracing import trace
 from shallowpaths.theory.checks import whole
 
 
@@ -43,38 +41,36 @@ def path_spectrum(
 
     A random tangent (of `seed`) at the first block's input, one for each input of the batch, goes forward. ReLU gates
     and normalization statistics are frozen at what the inputs make them, so that its way is linear. It is kept in parts
-    by the
-    number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is, its
-    branch moves it on by one. Modules between blocks are on every path. In float64 it goes deeper before it overflows.
+    by the number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is,
+    its branch moves it on by one. In float64 it goes deeper before it overflows.
 
     longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Time and
         memory grow with the number of parts.
 
     Other arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a
-    tangent of which nothing arrives, and something else than modules, one by one, between the blocks.
+    tangent of which nothing arrives, and anything that stands between blocks.
     """
     check_inputs(inputs)
     blocks = modules_of(network, ResidualBlock)
     if longest is not None:
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
-    before = _modules_before(network)
     parts = reached = None  # the tangent's parts [k, N, C, ...], part i through i branches; the last block's output
 
     def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
-        nonlocal parts, reached
+        nonlocal parts
         x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
-        for module in before[block]:
-            parts = _derivative(lambda y, module=module: module(y.clone()), reached, parts)
-            reached = module(reached.clone())
-        reached = block.forward(x.clone())  # here its normalizations freeze
-        if not torch.isfinite(reached).all():
-            raise ValueError(
-                f"the signal overflows {x.dtype} in {where}, and its gates mean nothing from there on: use a wider type"
-                " (network.double()) or fewer blocks"
-            )
+        if x is not reached and parts is not None:
+            raise ValueError(f"{where} reads another tensor than the block before gives: nothing may stand between them")
+        if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
+            words = "its gates mean nothing from there on: use a wider type (network.double()) or fewer blocks"
+            raise ValueError(f"the signal overflows {x.dtype} in {where}, and {words}")
         parts = random_like(x, seed)[None] if parts is None else parts
         parts = _rescaled(through_block(block, x, parts, longest + 2), where)
+
+    def leave(_block: ResidualBlock, _arguments: tuple[Tensor], output: Tensor) -> None:
+        nonlocal reached
+        reached = output
 
     with left_as_found(network, training) as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)  # torch.func's own
@@ -83,28 +79,12 @@ def path_spectrum(
                 stack.enter_context(module.register_forward_pre_hook(_freeze))
         for block in blocks:
             stack.enter_context(block.register_forward_pre_hook(enter))
+            stack.enter_context(block.register_forward_hook(leave))
         network(inputs)
     masses = np.zeros(longest + 2)
     masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
     shares = masses / masses.sum()
     return PathSpectrum(shares[:-1], float(shares[-1]))
-
-
-def _modules_before(network: nn.Module) -> dict[nn.Module, list[nn.Module]]:
-    """For each residual block, the modules between the last block and it."""
-    graph = trace(network, leaves=(ResidualBlock,))
-    modules = {node: graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"}
-    nodes = [node for node, module in modules.items() if isinstance(module, ResidualBlock)]
-    found: dict[nn.Module, list[nn.Module]] = {modules[nodes[0]]: []}
-    for node, last in itertools.pairwise(nodes):
-        found[modules[last]] = passed = []
-        while (after := next(iter(node.users))) is not last:
-            if len(node.users) > 1 or after not in modules:
-                order = f"after {node.target} comes {after.target}"
-                raise ValueError(f"{order}: only modules, one by one, may stand between blocks")
-            passed.append(modules[after])
-            node = after
-    return found
 
 
 def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:
