@@ -239,6 +239,6 @@ def test_without_normalization_half_of_all_branches_are_taken(recipe):
 def test_what_stands_between_blocks_is_refused():
     first, second = ResidualMLP(8, 12, "unnormalized", inputs=12).blocks
     x = torch.randn(16, 12)
-    with pytest.raises(ValueError, match="block 2 of 2 reads another tensor than the block before gives"):
+    with pytest.raises(ValueError, match="block 2 of 2 reads another tensor than the one before gives"):
         path_spectrum(nn.Sequential(first, nn.ReLU(), second), x)
     assert len(path_spectrum(nn.Sequential(first, nn.Identity(), second), x).shares) == 3

@@ -4,11 +4,9 @@ Every measurement leaves the network as it found it: weights, buffers, gradients
 state. `predicted_signal` gives the theory to draw beside each.
 """
 
-from shallowpaths.measure.curvature import hessian_eigenvalues
+from shallowpaths.measure.curvature import GradientNoise, NotFinite, gradient_noise, hessian_eigenvalues
 from shallowpaths.measure.gradients import gradient_correlation, gradient_statistics
 from shallowpaths.measure.inspection import Inspection, inspect
-from shallowpaths.measure.noise import GradientNoise, gradient_noise
-from shallowpaths.measure.objective import NotFinite
 from shallowpaths.measure.prediction import predicted_signal
 from shallowpaths.measure.signals import SignalStatistics, input_correlation, moving_statistics, signal_statistics
 from shallowpaths.measure.spectrum import path_spectrum

@@ -61,7 +61,7 @@ def path_spectrum(
         nonlocal parts
         x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
         if x is not reached and parts is not None:
-            raise ValueError(f"{where} reads another tensor than the block before gives: nothing may stand between them")
+            raise ValueError(f"{where} reads another tensor than the one before gives: nothing may stand between them")
         if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
             words = "its gates mean nothing from there on: use a wider type (network.double()) or fewer blocks"
             raise ValueError(f"the signal overflows {x.dtype} in {where}, and {words}")

@@ -17,13 +17,10 @@ from shallowpaths.theory.limits import (
     padding_gain, parallel_seconds, tangent_kernel,
 )  # fmt: skip
 from shallowpaths.theory.moments import (
-    ACTIVATIONS, RELU_MEAN_SHARE, batchnorm_branch_share, batchnorm_moving_variance, batchnorm_skip_second_moment,
-    batchnorm_squared_mean, block_index, fixup_layer_scale, relu_correlation, relu_gate_correlation,
-    scaled_skip_second_moment,
-)  # fmt: skip
-from shallowpaths.theory.paths import (
-    batchnorm_path_probability, harmonic_mean_path_length, logarithmic_mean_path_length, mean_path_length,
-    path_length_distribution, path_length_variance,
+    ACTIVATIONS, RELU_MEAN_SHARE, batchnorm_branch_share, batchnorm_moving_variance, batchnorm_path_probability,
+    batchnorm_skip_second_moment, batchnorm_squared_mean, block_index, fixup_layer_scale, harmonic_mean_path_length,
+    logarithmic_mean_path_length, mean_path_length, path_length_distribution, path_length_variance, relu_correlation,
+    relu_gate_correlation, scaled_skip_second_moment,
 )  # fmt: skip
 from shallowpaths.theory.width import finite_width, odd_covariance
 

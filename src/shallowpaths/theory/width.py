@@ -1,11 +1,9 @@
-"""How far a network of finite width strays from the theory of wide layers: noise, not news.
+"""How far a network of finite width strays from the theory of wide layers: noise, not news. [derived]
 
-Given its input, a He layer of w channels multiplies an input's second moment by chi^2_w / w, whose relative variance is
-2 / w. A ReLU adds 3 / w, because positive and negative channels never balance exactly: 5 / w a layer. The same weights
-serve all inputs, so two inputs of correlation c share 2 c^2 / w and odd(c) / w of this. What a batch's average keeps is
-the
-mean over its pairs: in a linear network almost nothing, with ReLU, which makes inputs alike, nearly all of it. All
-formulas are [derived], to first order in 1 / w.
+Given its input, a He layer of w channels multiplies a second moment by chi^2_w / w, of relative variance 2 / w. A ReLU
+adds 3 / w, as positive and negative channels never balance exactly. The same weights serve all inputs, so two of
+correlation c share 2 c^2 / w and odd(c) / w of this. A batch's average keeps the mean over its pairs: in a linear
+network almost nothing, with ReLU, which makes inputs alike, nearly all. All to first order in 1 / w.
 """
 
 import math
@@ -59,53 +57,49 @@ def finite_width(signal: Signal, width: int, batch: int) -> FiniteWidth:
         raise TypeError(f"signal {signal!r} must be what theory.signal returns")
     whole("width", width, at_least=2)
     whole("batch", batch, at_least=2)
-    common = signal.skip_correlation
-    itself = _log_covariance(signal, np.ones_like(common), np.zeros_like(common)) / width
-    others = _log_covariance(signal, common, _spread(signal, width)) / width
+    common, share = signal.skip_correlation, np.minimum(signal.branch_second_moment_share, 1 - 1e-12)
+    itself = _log_covariance(signal, share, np.ones_like(common), np.zeros_like(common)) / width
+    others = _log_covariance(signal, share, common, _spread(signal, share, width)) / width
     variance = itself / batch + (1 - 1 / batch) * others
     return FiniteWidth(np.sqrt(np.maximum(variance, 0)), common * np.maximum(itself - others, 0) / 4)
 
 
-def _shares(signal: Signal) -> tuple[Array, bool]:
-    """The branch's part of each block's second moment, and whether a BN undoes what came before."""
-    return np.minimum(signal.branch_second_moment_share, 1 - 1e-12), signal.normalization.startswith("branch")
-
-
-def _spread(signal: Signal, width: int) -> Array:
+def _spread(signal: Signal, share: Array, width: int) -> Array:
     """Variance over pairs of inputs of their correlation, at block l: each branch adds its own."""
-    share, unlike = _shares(signal)[0], 1 - signal.skip_correlation
-    spread = np.empty_like(share)
-    spread[0] = 1 / width
-    for block in range(1, share.size):
-        p = share[block - 1]
+    unlike, spread = 1 - signal.skip_correlation, [1 / width]
+    for p, before, after in zip(share[:-1], unlike[:-1], unlike[1:], strict=True):
         fresh = (2 * p * (1 - p) + signal.layers_per_block * p**2) / width
-        kept = spread[block - 1] * (unlike[block] / unlike[block - 1]) ** 2
-        spread[block] = kept + fresh * unlike[block] ** 2
-    return spread
+        spread.append(spread[-1] * (after / before) ** 2 + fresh * after**2)
+    return np.array(spread)
 
 
-def _layer_noise(signal: Signal, skip: Array, spread: Array) -> tuple[Array, Array]:
-    """Width times the covariance of two inputs' log(branch / expectation); and their branch correlation.
+def _log_covariance(signal: Signal, share: Array, skip: Array, spread: Array) -> Array:
+    """Width times the covariance of two inputs' log second moments, from their correlation at block l.
 
-    Without BN the branch inherits the skip path's own deviation, which is not counted here. A BN removes what came
-    before it, so there only the last layer counts.
+    Without BN the branch inherits the skip path's own deviation. A BN removes what came before it, so there only the
+    last layer counts.
     """
-    relu, (_, normalized) = signal.activation == "relu", _shares(signal)
+    relu, normalized = signal.activation == "relu", signal.normalization.startswith("branch")
     between_channels = np.where(skip == 1, 1.0, 0.0) if normalized else skip
-    noise = np.zeros_like(skip)
+    noise = np.zeros_like(skip)  # of log(branch / expectation)
     for layer in range(1 if normalized else signal.layers_per_block):
         if relu and (layer > 0 or normalized):
             noise += odd_covariance(between_channels)
         between_channels = relu_correlation(between_channels) if relu else between_channels
         noise += 2 * (between_channels**2 + spread)
-    return noise, between_channels
+    fresh = share**2 * noise + 4 * share * (1 - share) * (skip * between_channels + spread)
+    if relu and not normalized:
+        fresh += _persistent_noise(share, skip)
+    covariance = [2 * (skip[0] ** 2 + spread[0])]
+    for p, new in zip(share[:-1], fresh[:-1], strict=True):
+        covariance.append(((1 - p) ** 2 if normalized else 1.0) * covariance[-1] + new)
+    if signal.normalization == "branch and skip":
+        covariance[1:] = [0.0] * len(covariance[1:])
+    return np.array(covariance)
 
 
-def _persistent_noise(signal: Signal, skip: Array) -> Array:
+def _persistent_noise(share: Array, skip: Array) -> Array:
     """Width times what the first ReLU of each branch adds: its channels' signs last from block to block."""
-    share, normalized = _shares(signal)
-    if signal.activation == "linear" or normalized:
-        return np.zeros_like(share)
     memory = np.concatenate([[0.0], np.cumsum(np.log1p(-share[:-1]) / 2)])
     total = share**2 * odd_covariance(skip)
     for lag in range(1, share.size):
@@ -114,19 +108,3 @@ def _persistent_noise(signal: Signal, skip: Array) -> Array:
             break
         total[lag:] += 2 * share[lag:] * share[:-lag] * odd_covariance(skip[:-lag] * kept)
     return total
-
-
-def _log_covariance(signal: Signal, skip: Array, spread: Array) -> Array:
-    """Width times the covariance of two inputs' log second moments, from their correlation at block l."""
-    share, normalized = _shares(signal)
-    noise, branch = _layer_noise(signal, skip, spread)
-    fresh = share**2 * noise + 4 * share * (1 - share) * (skip * branch + spread)
-    fresh += _persistent_noise(signal, skip)
-    covariance = np.empty_like(share)
-    covariance[0] = 2 * (skip[0] ** 2 + spread[0])
-    for block in range(1, share.size):
-        inherited = (1 - share[block - 1]) ** 2 if normalized else 1.0
-        covariance[block] = inherited * covariance[block - 1] + fresh[block - 1]
-    if signal.normalization == "branch and skip":
-        covariance[1:] = 0.0
-    return covariance
