@@ -19,18 +19,16 @@ class Signal:
     """What theory predicts at each block; every array has shape [d] and entry l - 1 belongs to block l.
 
     Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which is what the
-    branch's first BN sees: its moving variance and squared moving mean. *skip* and *branch* are the two terms of the
-    addition, alpha included; the skip differs from the input only in a block whose shortcut is a projection. *output*
-    is x^{l+1}, after ``output_scale`` or a BN on the skip path.
+    branch's first BN sees. *skip* and *branch* are the two terms of the addition, alpha included; the skip differs from
+    the input only in a block whose shortcut is a projection. *output* is x^{l+1}, after ``output_scale`` or a BN.
 
     branch_share, branch_second_moment_share: the branch's part in the variance, and second moment, of skip + branch.
     downscaling: what the first BN of the branch divides by, sqrt(Var x^l) [paper]; 1 without BN on the branch.
     path_probability: p_l, the share of a tangent's second moment that goes through the branch of block l.
     gradient_second_moment: at the input of block l over that at the last addition; gradients independent between
         inputs.
-    skip_correlation: between any two inputs on the skip path.
-    pair_correlation, gradient_correlation: at the input of block l, between two inputs that began at
-        ``pair_correlation``, and between their gradients of one output.
+    skip_correlation: of any two inputs. pair_correlation, gradient_correlation: at the input of block l, of two inputs
+        that began at ``pair_correlation``, and of their gradients of one output.
     """
 
     normalization: str
@@ -90,8 +88,7 @@ def _sum(skip: _Point, branch: _Point) -> _Point:
     return _Point(moment, *(min((1 - share) * s + share * b, 1.0) for s, b in zip(skip[1:], branch[1:], strict=True)))
 
 
-@dataclass(frozen=True)
-class _Network:
+class _Network(NamedTuple):
     """What all blocks of a network have in common."""
 
     normalization: str
@@ -150,17 +147,14 @@ def signal(
 
     normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one after each
         addition); "end" (one BN after the last block, which changes nothing before it).
-    alpha: what multiplies the branch; 0 too where the branch ends in a zero, as with zero-gamma BN or Fixup.
-    output_scale: what multiplies the sum, 1 or 1 / sqrt(2).
+    alpha: what multiplies the branch; 0 too where it ends in a zero. output_scale: what multiplies the sum.
     skip_path: False removes the skip connections, so that every path takes every branch.
     correlation: between any two inputs at x^1, in [0, 1); 0 for centred data.
     pair_correlation: between two chosen inputs at x^1, say 0.99 for neighbours; as any two if None.
     projections: the blocks (1 ... d) whose shortcut is a He layer that reads the branch's first activation.
-    layer_gain: factor on the second moment in each layer of the branch, one number or one a block: about
-        ``padding_gain`` for convolutions, 1 otherwise.
+    layer_gain: factor on the second moment in each layer of the branch, one number or one a block, as ``padding_gain``.
 
-    The recursion runs in logarithms: moments beyond float64 come out as inf, and shares stay right. Raises ValueError
-    for a value outside these ranges.
+    It runs in logarithms: moments beyond float64 come out as inf, and shares stay right. ValueError for other values.
     """
     index = block_index(blocks)
     one_of("normalization", normalization, NORMALIZATIONS)
@@ -170,11 +164,16 @@ def signal(
     alpha, scale = number("alpha", alpha), number("output_scale", output_scale, above=0)
     if not skip_path and alpha == 0:
         raise ValueError(f"alpha {alpha!r} without a skip path: nothing passes")
+    each, gains = range(1, blocks + 1), numbers("layer_gain", layer_gain, above=0)
+    if not isinstance(projections, Collection) or any(block not in each for block in projections):
+        raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
+    if gains.shape not in ((), (blocks,)):
+        raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
     log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
     network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
     x, rows = _start(correlation, pair_correlation, normalization), []
-    for projected, gain in zip(_projected(projections, blocks), _gains(layer_gain, blocks), strict=True):
-        rows.append(network.block(x, projected, float(gain)))
+    for block, gain in zip(each, np.broadcast_to(gains, (blocks,)), strict=True):
+        rows.append(network.block(x, block in projections, float(gain)))
         x = rows[-1]["output"]
     return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
 
@@ -186,21 +185,6 @@ def _start(correlation: float, pair_correlation: float | None, normalization: st
         beside = f"beside a correlation of {common!r} between any two inputs"
         raise ValueError(f"pair_correlation {pair!r} must be at least {2 * common - 1:g}, {beside}")
     return _Point(0.0, common, pair)
-
-
-def _projected(projections: Collection[int], blocks: int) -> list[bool]:
-    """For each block, whether it is among them."""
-    each = range(1, blocks + 1)
-    if not isinstance(projections, Collection) or any(block not in each for block in projections):
-        raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
-    return [block in projections for block in each]
-
-
-def _gains(layer_gain: ArrayLike, blocks: int) -> Array:
-    gains = numbers("layer_gain", layer_gain, above=0)
-    if gains.shape not in ((), (blocks,)):
-        raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
-    return np.broadcast_to(gains, (blocks,))
 
 
 def _arrays(rows: list[dict[str, Any]], normalization: str) -> dict[str, Array]:

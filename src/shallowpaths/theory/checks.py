@@ -40,12 +40,12 @@ def seed(value: object) -> None:
 
 
 def number(name: str, value: Any, **bounds: float) -> float:
-    """The value as a float; refuses what is no finite number, or lies outside. bounds: above, at_least, below, at_most."""
+    """The value as a float; refuses what is not finite, or outside. bounds: above, at_least, below, at_most."""
     return float(_checked(name, value, bounds, "", single=True))
 
 
 def numbers(name: str, value: Any, **bounds: float) -> Array:
-    """A number or an array as floats; refuses it where one entry is not finite, or lies outside. bounds: as `number`."""
+    """A number or an array as floats; refuses it where one entry is not finite, or outside. bounds: as `number`."""
     return _checked(name, value, bounds, ", or an array of them", single=False)
 
 

@@ -2,13 +2,12 @@
 
 from shallowpaths.theory.checks import one_of
 
+_ANY = range(2**62)
 _DEPTHS = {  # which there are, and what another one is told
-    "wide-resnet": (range(10, 2**62, 6), "a Wide-ResNet's depth is 6 m + 4, for example 10, 16, 22, 28, 40, 100 or 1000"),
-    "residual-mlp": (
-        range(6, 2**62, 2), "a ResidualMLP's depth is an even number of at least 6, for example 16, 100 or 1000"
-    ),
-    "resnet50-v2": (range(50, 51), "the network 'resnet50-v2' has a depth of 50"),
-}  # fmt: skip
+    "wide-resnet": (_ANY[10::6], "a Wide-ResNet's depth is 6 m + 4, for example 10, 16, 22, 28, 40, 100 or 1000"),
+    "residual-mlp": (_ANY[6::2], "a ResidualMLP's depth is an even number of at least 6, for example 16, 100 or 1000"),
+    "resnet50-v2": (_ANY[50:51], "the network 'resnet50-v2' has a depth of 50"),
+}
 NETWORKS = tuple(_DEPTHS)
 
 

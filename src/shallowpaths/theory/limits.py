@@ -24,9 +24,8 @@ class OverflowDepth(NamedTuple):
 def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
     """After how many blocks a signal that starts at variance 1 and doubles it overflows ``precision``. [derived]
 
-    After l blocks activations have the standard deviation 2^(l/2). values: how many there are; the largest of N
-    Gaussians is about sqrt(2 ln N) standard deviations out, so it overflows first. None looks at one standard
-    deviation.
+    values: how many activations there are; the largest of N Gaussians is about sqrt(2 ln N) standard deviations 2^(l/2)
+    out, so it overflows first. None looks at one standard deviation.
     """
     one_of("precision", precision, tuple(LARGEST_VALUE))
     if values is not None:
@@ -83,11 +82,10 @@ def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, larges
 def parallel_seconds(
     steps: ArrayLike, batch_size: ArrayLike, devices: ArrayLike, seconds_per_image: float, seconds_per_step: float
 ) -> Array:
-    """Wall time steps x (max(B / devices, 1) x seconds per image + seconds per step) of data-parallel training. [derived]
+    """Wall time steps x (max(B / devices, 1) x seconds per image + seconds per step) of data parallelism. [derived]
 
-    Assumes that a batch of B images splits perfectly, but for one image a device at least; that a device's time grows
-    in proportion to its images; that a step costs the same besides, to launch it and to add the gradients up, whatever
-    the number of devices; and that nothing of this overlaps. Then more than B devices save nothing.
+    A batch of B images splits perfectly, but for one image a device at least; a device's time grows in proportion to
+    its images; a step costs the same besides, whatever the number of devices; nothing of this overlaps.
     """
     per_device = numbers("batch_size", batch_size, at_least=1) / numbers("devices", devices, at_least=1)
     of_images = np.maximum(per_device, 1.0) * number("seconds_per_image", seconds_per_image, at_least=0)
@@ -98,18 +96,16 @@ def parallel_seconds(
 def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = False) -> float:
     """Expected squared norm of one logit's gradient in all weights, of a ResidualMLP at initialization. [derived]
 
-    The square of a weight matrix's gradient is the product of the squares of what enters it and of the logit's gradient
-    with respect to what leaves it. Summed over layers, with q the second moments, G those of the gradient and p_l the
-    path probabilities, for m layers a block and ReLU (twice the terms with ``width`` without it), that is
+    A weight matrix's is the product of the squared norms of what enters it and of the logit's gradient with respect to
+    what leaves it. Summed over layers, q the second moments, G those of the gradient, p_l the path probabilities, for m
+    layers a block and ReLU (twice the terms with ``width`` without it), that is
 
         width q^{d+1} / 2 + 1 + sum_l m p_l G_l q^l width / 2 + G_1 inputs  (+ sum_l (1 - p_l) G_l q^l for the scalars).
 
-    The largest eigenvalue of the loss's Hessian at initialization is at most this over the number of classes, while
-    each
-    class is as likely: about reached where all inputs look alike. ``largest_stable_rate`` turns it into a rate.
+    The largest eigenvalue of the loss's Hessian is at most this over the number of classes, while each is as likely.
 
-    signal: without normalization, else a ValueError, whose gradients are others; nor of Fixup, whose zeros it does not
-    tell from alpha = 0. inputs: features, of second moment 1. scalars: whether each branch has one that is trained.
+    signal: without normalization, else a ValueError; nor of Fixup, whose zeros it does not tell from alpha = 0.
+    inputs: features, of second moment 1. scalars: whether each branch has one that is trained.
     """
     if not isinstance(signal, Signal):
         raise TypeError(f"signal {signal!r} must be what theory.signal returns")
@@ -130,9 +126,9 @@ def tangent_kernel(signal: Signal, width: int, inputs: int, scalars: bool = Fals
 def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: ArrayLike = 1.0) -> Array:
     """The effective rate 1 / (factor sqrt(d) gradient) at which SkipInit's scalars outgrow 1 / sqrt(d). [derived]
 
-    Once the momentum has got going, each step moves a scalar by about rate x factor x gradient. From 0, one such step
-    leaves the growth of the signal, the product of the 1 + alpha_l^2, at e if it takes the scalars to 1 / sqrt(d), and
-    explodes soon beyond. An order of magnitude.
+    With momentum, a step moves a scalar by about rate x factor x gradient. From 0, one such step to 1 / sqrt(d) leaves
+    the growth of the signal, the product of the 1 + alpha_l^2, at e, and it explodes soon beyond. An order of
+    magnitude.
 
     blocks: d. gradient: root mean square over the blocks of the loss's derivative by alpha_l, at initialization.
     factor: on the scalars' learning rate, `alpha_rate` of a run.

@@ -1,4 +1,4 @@
-"""The closed forms of the paper, what one ReLU layer does to two inputs, and the 2^d paths through d blocks by length."""
+"""The closed forms of the paper, what one ReLU layer does to two inputs, and the lengths of the 2^d paths."""
 
 import math
 
