@@ -32,10 +32,10 @@ class GradientStatistics:
 
 @dataclass(frozen=True)
 class GradientCorrelation:
-    """How alike two neighbouring inputs and their gradients are at the input of block l; means over pairs, shape [d].
+    """How alike two neighbouring inputs are at the input of block l: means over pairs, shape [d], called as in theory.
 
-    pair_correlation: cosine between the two signals; gradient_correlation: between the gradients of one function of the
-    network's output with respect to them. Both are called the same in theory.
+    pair_correlation: cosine between the two signals. gradient_correlation: between the gradients of one function of the
+    network's output with respect to them.
     """
 
     pair_correlation: np.ndarray
@@ -43,18 +43,14 @@ class GradientCorrelation:
 
 
 def gradient_statistics(network: nn.Module, inputs: Tensor, training: bool = True, seed: int = 0) -> GradientStatistics:
-    """Second moment of the gradient at each block's input, from one forward and one backward pass.
+    """Second moment of the gradient at each block's input: a random one (of `seed`) is sent back from the last output.
 
-    A random gradient (of `seed`), for each input another, is sent back from the last block's output. Where a
-    normalization uses the batch's statistics the gradient goes through them too, which takes away two directions of N
-    (times positions, in images): a part 2 / N of its second moment. Other arguments and errors as in
+    Where a normalization uses the batch's statistics the gradient goes through them too, which takes away two
+    directions of N (times positions, in images): a part 2 / N of it. Other arguments and errors as in
     `signal_statistics`.
     """
-
-    def squared_norm(gradient: Tensor) -> float:
-        return float(in_float64(gradient).square().sum())
-
-    _, squares = _pull_back(network, inputs, lambda x: x, lambda last: random_like(last, seed), squared_norm, training)
+    pull = {"at_first_block": lambda x: x, "start": lambda last: random_like(last, seed)}
+    _, squares = _pull_back(network, inputs, training, lambda g: float(in_float64(g).square().sum()), **pull)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return GradientStatistics(np.array(squares[:-1]) / squares[-1])
 
@@ -65,9 +61,8 @@ def gradient_correlation(
     """Correlation between the gradients of nearby inputs, by depth: where it is lost, gradients are shattered.
 
     Each input gets a neighbour at the first block: each channel's deviations are mixed with Gaussian noise so that they
-    keep their size and have `correlation`, in [-1, 1]. Both inputs of a pair are given the same random gradient at the
-    last block's output; other pairs have others. seed: of noise and gradients. Other arguments and errors as in
-    `signal_statistics`.
+    keep their size and have `correlation`, in [-1, 1]. Both are given the same random gradient at the last block's
+    output; other pairs have others. Other arguments and errors as in `signal_statistics`.
     """
     number("correlation", correlation, at_least=-1, at_most=1)
 
@@ -83,13 +78,13 @@ def gradient_correlation(
         first, second = in_float64(x.flatten(1)).chunk(2)
         return float((directions(first) * directions(second)).sum(1).mean())
 
-    signals, gradients = _pull_back(network, inputs, pair, start, mean_cosine, training)
+    signals, gradients = _pull_back(network, inputs, training, mean_cosine, pair, start)
     return GradientCorrelation(np.array(signals[:-1]), np.array(gradients[:-1]))
 
 
 def _pull_back(
-    network: nn.Module, inputs: Tensor, at_first_block: Callable[[Tensor], Tensor], start: Callable[[Tensor], Tensor],
-    look: Callable[[Tensor], float], training: bool,
+    network: nn.Module, inputs: Tensor, training: bool, look: Callable[[Tensor], float],
+    at_first_block: Callable[[Tensor], Tensor], start: Callable[[Tensor], Tensor],
 ) -> tuple[list[float], list[float]]:  # fmt: skip
     """What `look` sees in signals, and in gradients, at each block's input and at the last one's output: d + 1 of each.
 

@@ -38,7 +38,8 @@ class InspectedBlock:
     """One residual addition, measured as its two operands meet. Variances are those of `signal_statistics`.
 
     number: l, which starts anew where the skip path went through weights or a normalization since the last addition.
-    branch_share: branch_variance / output_variance; with batch normalization on the branch 1 / (l + 1) [paper].
+    branch_share: branch_variance / output_variance. predicted_share: 1 / (l + 1), which BN on the branch makes it
+        [paper].
     gradient: squared norm of the gradient at the sum over that at the last sum, whence a random one is sent back.
     """
 
@@ -52,19 +53,14 @@ class InspectedBlock:
     output_second_moment: float
     branch_share: float
     gradient: float
-
-    @property
-    def predicted_share(self) -> float:
-        """1 / (l + 1)."""
-        return 1 / (self.number + 1)
+    predicted_share: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found. Printed, it is a table.
+    """What `inspect` found, in the order of the forward pass. Printed, it is a table.
 
     mode: "training", "evaluation", or "mixed". weights: "as they are" or "at initialization".
-    blocks: one for each residual addition, in the order of the forward pass.
     mean_path_length: residual branches on a path from input to output, a path weighing what it carries of the variance;
         the sum of the branch shares where one block follows another. biased, even: with shares of 1 / (l + 1), of 1/2.
     verdict, reason, remedy: as in `judge`. untraced: modules that could not be looked into, and why.
@@ -86,7 +82,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts; a number that is not finite is None."""
-        blocks = [_finite(vars(block) | {"predicted_share": block.predicted_share}) for block in self.blocks]
+        blocks = [_finite(vars(block)) for block in self.blocks]
         return _finite(vars(self) | {"blocks": blocks, "untraced": dict(self.untraced), "kept": list(self.kept)})
 
     def __str__(self) -> str:
@@ -105,10 +101,9 @@ class Inspection:
 def inspect(
     model: nn.Module, batch: Tensor, *, training: bool | None = None, initialized: bool = False, seed: int = 0
 ) -> Inspection:
-    """Find every residual addition of a network and measure it, in one forward and one backward pass.
+    """Find every residual addition of a network's graph and measure it, in one forward and one backward pass.
 
-    model: any network that takes one batch; it is left as it was. Its additions come from its graph, never from names.
-    batch: [N, ...] with N >= 2, as the network takes it.
+    model: any network that takes one batch, [N, ...] with N >= 2; it is left as it was.
     training: True for training mode, False for evaluation, None for the modes as they are.
     initialized: measure a copy whose modules have drawn their weights anew, by reset_parameters.
     seed: of those weights, and of the gradient that is sent back.
@@ -194,7 +189,10 @@ def _ratio(part: float, whole: float, of_nothing: float = math.nan) -> float:
 def _collected(flow: Flow, measured: dict[ResidualAddition, dict[str, float]]) -> dict[str, Any]:
     """Blocks, path lengths and verdict, the fields of an Inspection."""
     numbers = _numbers(flow, {addition.node: addition.skip for addition in measured})
-    blocks = {key: InspectedBlock(key.name, numbers[key.node], **found) for key, found in measured.items()}
+    blocks = {
+        key: InspectedBlock(key.name, number := numbers[key.node], **found, predicted_share=1 / (number + 1))
+        for key, found in measured.items()
+    }
     lengths = {
         "mean_path_length": _mean_length(flow, {key: block.branch_share for key, block in blocks.items()}),
         "biased_path_length": _mean_length(flow, {key: block.predicted_share for key, block in blocks.items()}),
@@ -249,12 +247,11 @@ def judge(trunk: Sequence[InspectedBlock], length: float, biased: float, even: f
     """A word on blocks that follow one another, the reason and a remedy, by the first rule that holds. [derived]
 
     exploding: an output's second moment is not finite.
-    identity-biased: the mean path length is nearer, as a ratio, to that of branch shares 1/(l+1), which batch
-        normalization on the branch gives (`biased`), than to that of shares 1/2 (`even`); and below 0.9 of the latter.
-    exploding: the variance more than doubles over the second half of the blocks. Doubling blocks make it 2^(d/2), one
-        that grows as l + 1 stays below 2.
-    collapsing: the variance's part in the second moment has fallen to a tenth between the first block's output and the
-        last one's: inputs that differ become alike.
+    identity-biased: the mean path length is nearer, as a ratio, to that of branch shares 1/(l+1), which BN on the
+    branch
+        gives (`biased`), than to that of shares 1/2 (`even`), and below 0.9 of the latter.
+    exploding: the variance more than doubles over the second half of the blocks. One that grows as l + 1 does not.
+    collapsing: the variance's part in the second moment falls to a tenth from the first output to the last.
     balanced: none of these.
     """
     blocks, half = len(trunk), max(1, len(trunk) // 2)

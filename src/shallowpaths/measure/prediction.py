@@ -22,16 +22,10 @@ def predicted_signal(
     pair_correlation: between the two inputs of a pair, for `gradient_correlation`; None takes any two inputs.
     """
     blocks = list(network.blocks)
-    return signal_of_recipe(
-        network.recipe,
-        len(blocks),
-        len(blocks[0].layers),
-        activation=network.activation,
-        correlation=correlation,
-        pair_correlation=pair_correlation,
-        projections=[number for number, block in enumerate(blocks, start=1) if block.shortcut is not None],
-        layer_gain=1.0 if image_size is None else _padding_gains(blocks, image_size, network.recipe.normalizes_branch),
-    )
+    gain = 1.0 if image_size is None else _padding_gains(blocks, image_size, network.recipe.normalizes_branch)
+    options = {"activation": network.activation, "correlation": correlation, "pair_correlation": pair_correlation}
+    options["projections"] = [number for number, block in enumerate(blocks, start=1) if block.shortcut is not None]
+    return signal_of_recipe(network.recipe, len(blocks), len(blocks[0].layers), layer_gain=gain, **options)
 
 
 def signal_of_recipe(recipe: Recipe, blocks: int, layers_per_block: int = 2, **options: Any) -> theory.Signal:

@@ -20,8 +20,7 @@ _PART = 2**18  # a float32 dot product of more numbers than this loses digits
 class SignalStatistics:
     """Statistics of one forward pass, each an array over the d residual blocks, in the order of the network.
 
-    A variance is taken over the batch (and positions, in images) for each channel, then averaged over channels. A
-    second
+    A variance is over the batch (and positions, in images) for each channel, then averaged over channels. A second
     moment is the mean of squares: variance plus squared mean. The skip path is the paper's x^l as it enters the
     addition (0 where a network has none), the branch is taken just before it, the output after it and its factor.
     branch_share is the branch's part in the output's variance; channels are the output's.
@@ -104,10 +103,7 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
 
 
 def input_correlation(network: nn.Module, inputs: Tensor, training: bool = True) -> InputCorrelation:
-    """Mean correlation between different inputs, by depth; arguments and errors as in `signal_statistics`.
-
-    Without a skip path it is that of what enters the block.
-    """
+    """Mean correlation between different inputs, by depth; arguments and errors as in `signal_statistics`."""
     found: list[float] = []
 
     def look(_module: ResidualAddition, arguments: tuple[Tensor, Tensor], _output: Tensor) -> None:
@@ -123,10 +119,12 @@ def input_correlation(network: nn.Module, inputs: Tensor, training: bool = True)
 def moving_statistics(network: nn.Module, batches: Iterable[Tensor]) -> MovingStatistics:
     """What the first batch normalization on each branch gathers: plain means over these batches, in training mode.
 
-    Raises ValueError: no residual block; no batch normalization on its branch; no batch, or one as `signal_statistics`
-    refuses it.
+    ValueError: no residual block, no batch normalization on its branch, no batch, or one that is no batch of inputs.
     """
-    firsts = [_first_normalization(block) for block in modules_of(network, ResidualBlock)]
+    blocks = modules_of(network, ResidualBlock)
+    firsts = [m for block in blocks for m in block.preactivations[0] if isinstance(m, BATCH_NORMALIZATIONS)]
+    if len(firsts) < len(blocks):
+        raise ValueError("a residual branch has no batch normalization, so it has no moving statistics")
     with left_as_found(network, training=True) as stack:
         for norm in (m for m in network.modules() if isinstance(m, BATCH_NORMALIZATIONS)):
             stack.callback(setattr, norm, "momentum", norm.momentum)
@@ -141,13 +139,6 @@ def moving_statistics(network: nn.Module, batches: Iterable[Tensor]) -> MovingSt
         variance = torch.stack([in_float64(norm.running_var).mean() for norm in firsts])
         squared_mean = torch.stack([in_float64(norm.running_mean).square().mean() for norm in firsts])
         return MovingStatistics(variance.cpu().numpy(), squared_mean.cpu().numpy())
-
-
-def _first_normalization(block: ResidualBlock) -> nn.Module:
-    for module in block.preactivations[0]:
-        if isinstance(module, BATCH_NORMALIZATIONS):
-            return module
-    raise ValueError("a residual branch has no batch normalization, so it has no moving statistics")
 
 
 @torch.no_grad()

@@ -44,10 +44,8 @@ def path_spectrum(
     by the number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is,
     its branch moves it on by one. In float64 it goes deeper before it overflows.
 
-    longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Time and
-        memory grow with the number of parts.
-
-    Other arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a
+    longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Other
+    arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a
     tangent of which nothing arrives, and anything that stands between blocks.
     """
     check_inputs(inputs)
