@@ -17,7 +17,6 @@ from shallowpaths.theory import checks
 
 FEWEST_BATCHES = 4  # three that differ, and one for the jackknife to leave out
 _SHIFTS = (1, 2)
-_NOTHING = 1e-14  # of the largest Ritz value: what is left of a vector after rounding
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,12 +78,12 @@ def hessian_eigenvalues(
     batch_size: the loss is the mean over consecutive batches of so many examples, which divides N; None takes all as
         one. It counts with batch normalization in training mode; a smaller one takes less memory.
     training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
-    tolerance: it ends where each residual is at most so much of its eigenvalue; in float32 not much below 1e-6.
-    max_products: it ends here at the latest; the residuals then say how far it has come.
+    tolerance, max_products: it ends where each residual is at most so much of its eigenvalue (in float32 not much below
+        1e-6), or after so many products.
 
-    Raises ValueError: no trainable parameter; more eigenvalues than parameters or products; examples that are no
-    tensors of one length or do not fill the batches; NaN or infinity in them; a loss that is no single number;
-    NotFinite for NaN or infinity in the loss or its derivatives.
+    ValueError: no trainable parameter; more eigenvalues than parameters or products; examples that are no tensors of
+    one length, not finite, or do not fill the batches; a loss that is no single number; NotFinite where it, or a
+    derivative of it, is not.
     """
     checks.whole("count", count)
     checks.whole("max_products", max_products, at_least=count)
@@ -93,15 +92,15 @@ def hessian_eigenvalues(
     with _objective(network, inputs, targets, loss, batch_size, training=training) as mean_loss:
         if count > mean_loss.size:
             raise ValueError(f"count {count}: {type(network).__name__} has {mean_loss.size} trainable parameters")
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw() -> Tensor:
-            return torch.randn(mean_loss.size, generator=generator, dtype=torch.float64).to(mean_loss.device)
-
-        start = draw()
-        basis, diagonal, beside = [start / start.norm()], [], []
+        generator, product = torch.Generator().manual_seed(seed), None
+        basis, diagonal, beside = [], [], []
         while True:
-            product = mean_loss.mean_product(basis[-1])
+            if product is None:  # at first, and where what these vectors span is closed: the others are elsewhere
+                drawn = torch.randn(mean_loss.size, generator=generator, dtype=torch.float64)
+                product = _orthogonal(drawn.to(mean_loss.device), basis)
+            basis.append(product / product.norm())
+            products = (mean_loss.products(batch, basis[-1])[0] for batch in range(mean_loss.batches))
+            product = sum(products) / mean_loss.batches
             diagonal.append(float(basis[-1] @ product))
             product = _orthogonal(product, basis)
             length = float(product.norm())
@@ -110,10 +109,9 @@ def hessian_eigenvalues(
             good = len(values) == count and (residuals <= tolerance * np.abs(values)).all()
             if good or len(basis) == min(max_products, mean_loss.size):
                 return HessianEigenvalues(values.copy(), residuals, len(basis))
-            if length <= _NOTHING * np.abs(ritz).max():  # what these vectors span is closed: the others are elsewhere
-                product, length = _orthogonal(draw(), basis), 0.0
+            if length <= 1e-14 * np.abs(ritz).max():  # what is left of a vector after rounding
+                product, length = None, 0.0
             beside.append(length)
-            basis.append(product / product.norm())
 
 
 def _orthogonal(vector: Tensor, basis: list[Tensor]) -> Tensor:
@@ -132,12 +130,10 @@ def gradient_noise(
     Each is a mean over products of different batches' gradients g_a and Hessians H_c, which makes it unbiased: g_a .
     g_b for |g|^2, g_a^T H_c g_b for g^T H g, and with g_b on both sides for g^T H g + tr(H Sigma) / B. H_c meets two
     g_b, those of the next batches, and every g_a. All gradients are held at once, in float64. With batch normalization
-    in training mode Sigma is B times the covariance of a batch's gradient, and g the mean gradient of batches of that
-    size.
+    in training mode Sigma is B times the covariance of a batch's gradient, and g its mean.
 
-    batch_size: B, which divides the number of examples, in random order, into K >= 4 consecutive batches.
-
-    Other arguments and errors as in `hessian_eigenvalues`; ValueError also for fewer than four batches.
+    batch_size: B, which divides the number of examples, in random order, into K >= 4 consecutive batches. Other
+        arguments and errors as in `hessian_eigenvalues`; ValueError also for fewer than four batches.
     """
     checks.whole("batch_size", batch_size)
     with _objective(network, inputs, targets, loss, batch_size, training=training) as mean_loss:
@@ -209,10 +205,6 @@ class _Objective:
         """The Hessian of one batch's loss times each of the vectors."""
         slopes = torch.autograd.grad(self._loss(batch), self.parameters, create_graph=True, materialize_grads=True)
         return [_flat(self._derivative(slopes, vector)) for vector in vectors]
-
-    def mean_product(self, vector: Tensor) -> Tensor:
-        """The Hessian of the mean loss over all batches times a vector."""
-        return sum(self.products(batch, vector)[0] for batch in range(self.batches)) / self.batches
 
     def _derivative(self, slopes: Sequence[Tensor], vector: Tensor) -> Sequence[Tensor]:
         parts = vector.split([p.numel() for p in self.parameters])

@@ -1,13 +1,10 @@
 """What theory says about a residual network at initialization, before anything is run.
 
 Block l turns x^l into x^{l+1} = scale (x^l + alpha f_l(x^l)), l = 1 ... d, d the number of blocks, Var(x^1) = 1. A
-layer
-of the branch f_l is: batch normalization (BN) if the network has it, then the activation, then a weight matrix with He
-initialization. Layers are wide; ``finite_width`` says how far a finite network strays. At a point of the network,
-averaged over its channels, the second moment q is the mean of the squared activations over inputs, the squared mean s
-the square of a channel's mean over inputs, the variance q - s. c = s / q is also the correlation between two inputs, at
-first 0 for centred ones. [paper]: stated in De and Smith, arXiv 2002.10444; [derived]: worked out for this book,
-checked in its tests.
+layer of the branch f_l is: batch normalization (BN) if the network has it, the activation, a weight matrix with He
+initialization. Layers are wide. Second moments q are means of squares over inputs and channels, squared means s are of
+a channel over the inputs, variances q - s. s / q is also the correlation between two inputs, at first 0 for centred
+ones. [paper]: stated in De and Smith, arXiv 2002.10444; [derived]: worked out for this book, checked in its tests.
 """
 # ruff: noqa: I001, names are listed side by side
 

@@ -81,13 +81,6 @@ def _share(log2_skip: float, log2_branch: float) -> float:
     return float(np.exp2(log2_branch - np.logaddexp2(log2_skip, log2_branch)))
 
 
-def _sum(skip: _Point, branch: _Point) -> _Point:
-    """Of skip and branch: independent weights, so second moments and covariances add."""
-    share = _share(skip.log2_moment, branch.log2_moment)
-    moment = float(np.logaddexp2(skip.log2_moment, branch.log2_moment))
-    return _Point(moment, *(min((1 - share) * s + share * b, 1.0) for s, b in zip(skip[1:], branch[1:], strict=True)))
-
-
 class _Network(NamedTuple):
     """What all blocks of a network have in common."""
 
@@ -124,17 +117,18 @@ class _Network(NamedTuple):
         branch, branch_tangent, branch_gates = self.layers(x, self.layers_per_block, gain)
         branch, branch_tangent = branch.times(2 * self.log2_alpha), branch_tangent + 2 * self.log2_alpha
         probability, log2_scale = _share(skip_tangent, branch_tangent), 2 * math.log2(self.output_scale)
-        output = _sum(skip, branch).times(log2_scale)
+        share = _share(skip.log2_moment, branch.log2_moment)  # independent weights: moments and covariances add
+        alike = (min((1 - share) * s + share * b, 1.0) for s, b in zip(skip[1:], branch[1:], strict=True))
+        output = _Point(float(np.logaddexp2(skip.log2_moment, branch.log2_moment)) + log2_scale, *alike)
         log2_gradient = float(np.logaddexp2(skip_tangent, branch_tangent)) + log2_scale
         if self.normalization == "branch and skip":
             log2_gradient -= output.log2_variance
             output = output.standardized()
         return {
             "input": x, "skip": skip, "branch": branch, "output": output, "log2_gradient": log2_gradient,
-            "gates": (1 - probability) * skip_gates + probability * branch_gates,
-            "branch_share": _share(skip.log2_variance, branch.log2_variance),
-            "branch_second_moment_share": _share(skip.log2_moment, branch.log2_moment),
-            "path_probability": probability, "skip_correlation": skip.common, "pair_correlation": x.pair,
+            "gates": (1 - probability) * skip_gates + probability * branch_gates, "path_probability": probability,
+            "branch_share": _share(skip.log2_variance, branch.log2_variance), "branch_second_moment_share": share,
+            "skip_correlation": skip.common, "pair_correlation": x.pair,
         }  # fmt: skip
 
 
@@ -169,22 +163,18 @@ def signal(
         raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
     if gains.shape not in ((), (blocks,)):
         raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
-    log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
-    network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
-    x, rows = _start(correlation, pair_correlation, normalization), []
-    for block, gain in zip(each, np.broadcast_to(gains, (blocks,)), strict=True):
-        rows.append(network.block(x, block in projections, float(gain)))
-        x = rows[-1]["output"]
-    return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
-
-
-def _start(correlation: float, pair_correlation: float | None, normalization: str) -> _Point:
     common = number("correlation", correlation, at_least=0, below=1)
     pair = common if pair_correlation is None else number("pair_correlation", pair_correlation, at_least=-1, at_most=1)
     if normalization.startswith("branch") and pair < 2 * common - 1:
         beside = f"beside a correlation of {common!r} between any two inputs"
         raise ValueError(f"pair_correlation {pair!r} must be at least {2 * common - 1:g}, {beside}")
-    return _Point(0.0, common, pair)
+    log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
+    network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
+    x, rows = _Point(0.0, common, pair), []
+    for block, gain in zip(each, np.broadcast_to(gains, (blocks,)), strict=True):
+        rows.append(network.block(x, block in projections, float(gain)))
+        x = rows[-1]["output"]
+    return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
 
 
 def _arrays(rows: list[dict[str, Any]], normalization: str) -> dict[str, Array]:

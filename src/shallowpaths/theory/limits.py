@@ -37,10 +37,9 @@ def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
 
 
 def padding_gain(size: int, layers: int = 1) -> float:
-    """Part of the second moment that 3 x 3 convolutions with zero padding keep, stride 1. [derived]
+    """Part of the second moment that ``layers`` 3 x 3 He convolutions of stride 1 with zero padding keep. [derived]
 
-    He initialization counts every weight of a kernel, but at the border some of them meet zeros. Exact for ``layers``
-    He layers after a size x size image with the same second moment everywhere: 1 for large ones, (2/3)^2 for 2 x 2.
+    Exact for a size x size image with the same second moment everywhere: 1 for large ones, (2/3)^2 for 2 x 2.
     """
     whole("size", size)
     whole("layers", layers)
@@ -61,18 +60,16 @@ def effective_learning_rate(learning_rate: ArrayLike, momentum: float = 0.9) -> 
 def largest_stable_rate(largest_eigenvalue: ArrayLike, momentum: float = 0.9) -> Array:
     """Largest stable raw rate 2 (1 + momentum) / lambda_max of full-batch gradient descent. [derived]
 
-    largest_eigenvalue: of the Hessian of the loss. Exact for a quadratic loss: above it, the steepest direction
-    oscillates with growing amplitude. ``effective_learning_rate`` of it is the effective one.
+    largest_eigenvalue: of the loss's Hessian. Exact for a quadratic loss, whose steepest direction grows above it.
     """
     factor = 2 * (1 + number("momentum", momentum, at_least=0, below=1))
     return factor / numbers("largest_eigenvalue", largest_eigenvalue, above=0)
 
 
 def optimal_learning_rate(batch_size: ArrayLike, rate_per_example: float, largest_stable: float) -> Array:
-    """min(c B, largest stable rate) for batches of B examples. Regimes [paper], formula [derived].
+    """min(c B, largest stable rate) for batches of B examples, all rates raw or all effective. [derived]
 
-    Noise dominated: the noise of a step grows as rate / B, so the best rate is c B, c = ``rate_per_example``. Curvature
-    dominated: c B would diverge, and the largest stable rate is the best. All rates raw, or all effective.
+    Noise dominated the best rate is c B, c = ``rate_per_example``; curvature dominated c B would diverge [paper].
     """
     per_example = number("rate_per_example", rate_per_example, above=0)
     proportional = per_example * numbers("batch_size", batch_size, above=0)

@@ -21,22 +21,17 @@ def block_index(blocks: int) -> Array:
 def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
     """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; inf beyond float64.
 
-    alpha = 1 is the unnormalized network, which doubles at each block [paper]; others are SkipInit [derived].
+    Doubling [paper], SkipInit [derived].
     """
     with np.errstate(over="ignore"):
         return (1 + np.square(np.float64(number("alpha", alpha)))) ** (block_index(blocks) - 1)
 
 
-def batchnorm_skip_second_moment(blocks: int) -> Array:
-    """Second moment l of the skip path at block l with BN on the branch, shape [d]. [paper]"""
-    return block_index(blocks)
+batchnorm_skip_second_moment = block_index  # l on the skip path at block l, with BN on the branch [paper]
 
 
 def batchnorm_branch_share(blocks: int) -> Array:
-    """The branch's part 1 / (l + 1) of the second moment after block l, BN on the branch, shape [d]. [paper]
-
-    In a linear network this is also the branch variance over the variance of the block's output.
-    """
+    """The branch's part 1 / (l + 1) of the second moment after block l, BN on the branch, shape [d]. [paper]"""
     return 1 / (block_index(blocks) + 1)
 
 
@@ -53,29 +48,23 @@ def batchnorm_squared_mean(blocks: int, activation: str = "linear") -> Array:
 
 
 def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
-    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]
-
-    Alone it divides the branch's second moment by d: SkipInit at alpha = 1 / sqrt(d). [derived]
-    """
+    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]"""
     whole("blocks", blocks)
     whole("layers_per_block", layers_per_block, at_least=2)
     return float(blocks) ** (-1 / (2 * layers_per_block - 2))
 
 
 def relu_correlation(correlation: ArrayLike) -> Array:
-    """Correlation (sqrt(1 - c^2) + c (pi - arccos c)) / pi of two inputs after ReLU and a He layer, from c before.
+    """(sqrt(1 - c^2) + c (pi - arccos c)) / pi, two inputs' correlation after ReLU and a He layer, from c before. [derived]
 
-    The arc-cosine kernel of degree 1 (Cho and Saul 2009). [derived]
+    The arc-cosine kernel of degree 1 (Cho and Saul 2009).
     """
     c = numbers("correlation", correlation, at_least=-1, at_most=1)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
 
 
 def relu_gate_correlation(correlation: ArrayLike) -> Array:
-    """Factor 1 - arccos(c) / pi on the correlation of two inputs' gradients at a ReLU layer. [derived]
-
-    Twice the probability that both open the same gate; the derivative of ``relu_correlation``.
-    """
+    """Factor 1 - arccos(c) / pi on the correlation of two inputs' gradients at a ReLU layer. [derived]"""
     return 1 - np.arccos(numbers("correlation", correlation, at_least=-1, at_most=1)) / math.pi
 
 
@@ -89,9 +78,8 @@ def _probabilities(path_probability: ArrayLike) -> Array:
 def path_length_distribution(path_probability: ArrayLike) -> Array:
     """Share of the variance that paths of length 0 ... d carry, shape [d + 1]; exact, sums to 1. [derived]
 
-    path_probability: p_l of block l, shape [d]: the branch share, or ``Signal.path_probability`` for the Jacobian.
-    Independent weights make the variances of paths add: a path's share is the product of p_l over the branches that it
-    takes and of 1 - p_l over those it skips, and its length is Poisson-binomial.
+    path_probability: p_l of block l, shape [d]: the branch share, or ``Signal.path_probability`` for the Jacobian. A
+    path's share is the product of p_l over the branches it takes and of 1 - p_l over the others: Poisson-binomial.
     """
     probabilities = _probabilities(path_probability)
     shares = np.zeros(probabilities.size + 1)
@@ -128,8 +116,7 @@ def logarithmic_mean_path_length(blocks: int) -> float:
 def batchnorm_path_probability(blocks: int, activation: str = "linear", layers_per_block: int = 1) -> Array:
     """p_l = 1 / (1 + k v_l) of the Jacobian with BN on the branch, shape [d]; v_l: moving variance. [derived]
 
-    BN divides a tangent's second moment by v_l, and each further one of the branch's m by the variance 1 - 1/pi = 0.68
-    that the ReLU layer before it leaves (1 in a linear network). So k = 0.68^(m - 1).
+    Each further one of the branch's m BN divides by the variance 1 - 1/pi that a ReLU leaves: k = (1 - 1/pi)^(m - 1).
     """
     whole("layers_per_block", layers_per_block)
     inner = RELU_VARIANCE_SHARE ** (layers_per_block - 1) if activation == "relu" else 1.0
