@@ -21,12 +21,10 @@ class Recipe:
         classifier); "branch and skip" (also after each addition); "end" (before the classifier only).
     alpha: initial value of SkipInit's scalar at the end of each branch: a number, "1/sqrt(d)" with d the number of
         residual blocks, or None for no scalar at all. learns_alpha: False freezes it there.
-    zero_gamma: end each branch in one more batch normalization, whose scale starts at 0 (needs normalization on the
-        branch). It is the last operation before the addition, so that its scale has a gradient.
-    biases: a bias after each layer of the branch.
-    dropout: whether dropout stands before the classifier; its rate is the run's.
+    zero_gamma: end each branch in one more batch normalization, its last operation, whose scale starts at 0.
+    biases: a bias after each layer of the branch. dropout: before the classifier, at the run's rate.
     fixup: which parts of Fixup (Zhang et al. 2019) are used, out of FIXUP_PARTS.
-    skip_path: False removes the skip connections: what is left is a plain deep network.
+    skip_path: False leaves a plain deep network.
     """
 
     name: str

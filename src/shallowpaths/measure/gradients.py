@@ -17,8 +17,7 @@ from shallowpaths.theory.checks import number
 class GradientStatistics:
     """relative: squared norm of the gradient at the input of block l over that at the last block's output, shape [d].
 
-    Theory's `gradient_second_moment`. He initialization keeps this ratio also where the number of channels and the size
-    of the images change.
+    Theory's `gradient_second_moment`; He initialization keeps it also where channels and image sizes change.
     """
 
     relative: np.ndarray
@@ -71,12 +70,12 @@ def gradient_correlation(
         noise = random_like(x, seed + 1) * variance.sqrt()
         return torch.cat([x, mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise])
 
-    def start(last: Tensor) -> Tensor:
-        return random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
-
     def mean_cosine(x: Tensor) -> float:
         first, second = in_float64(x.flatten(1)).chunk(2)
         return float((directions(first) * directions(second)).sum(1).mean())
+
+    def start(last: Tensor) -> Tensor:
+        return random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
 
     signals, gradients = _pull_back(network, inputs, training, mean_cosine, pair, start)
     return GradientCorrelation(np.array(signals[:-1]), np.array(gradients[:-1]))

@@ -24,8 +24,8 @@ _REMEDIES = {
     "collapsing": "Put batch normalization on each branch, which subtracts what all inputs have in common.",
     "balanced": "Fine while the network is shallow. Deeper: normalize on the branch and not on the skip path"
     " (pre-norm), or end each branch in gamma 0, in a scalar of 0 (SkipInit) or of 1/sqrt(d) = {:.2g}.",
+    "ungathered": "Batch normalization has gathered no statistics yet and does nothing: inspect in training mode.",
 }
-_UNGATHERED = "Batch normalization has gathered no statistics yet and does nothing: inspect in training mode."
 _COLUMNS = {
     "block": "name", "skip var": "skip_variance", "branch var": "branch_variance", "branch share": "branch_share",
     "1/(l+1)": "predicted_share", "skip square": "skip_second_moment", "branch square": "branch_second_moment",
@@ -127,9 +127,9 @@ def inspect(
         modes = {module.training for module in model.modules()}
         mode = "mixed" if len(modes) == 2 else "training" if True in modes else "evaluation"
         if mode == "evaluation" and any(getattr(m, "num_batches_tracked", None) == 0 for m in model.modules()):
-            found["remedy"] = _UNGATHERED
-    weights, untraced = "at initialization" if initialized else "as they are", flow.module.meta["untraced"]
-    return Inspection(type(model).__name__, mode, weights, **found, untraced=untraced, kept=kept)
+            found["remedy"] = _REMEDIES["ungathered"]
+    found |= {"untraced": flow.module.meta["untraced"], "kept": kept}
+    return Inspection(type(model).__name__, mode, "at initialization" if initialized else "as they are", **found)
 
 
 class _Look(fx.Interpreter):
@@ -189,18 +189,14 @@ def _ratio(part: float, whole: float, of_nothing: float = math.nan) -> float:
 def _collected(flow: Flow, measured: dict[ResidualAddition, dict[str, float]]) -> dict[str, Any]:
     """Blocks, path lengths and verdict, the fields of an Inspection."""
     numbers = _numbers(flow, {addition.node: addition.skip for addition in measured})
-    blocks = {
-        key: InspectedBlock(key.name, number := numbers[key.node], **found, predicted_share=1 / (number + 1))
-        for key, found in measured.items()
-    }
-    lengths = {
-        "mean_path_length": _mean_length(flow, {key: block.branch_share for key, block in blocks.items()}),
-        "biased_path_length": _mean_length(flow, {key: block.predicted_share for key, block in blocks.items()}),
-        "even_path_length": _mean_length(flow, dict.fromkeys(blocks, 0.5)),
-    }
-    found, end = tuple(blocks.values()), list(flow.parents)[-1]
-    trunk = [block for key, block in blocks.items() if flow.common(key.node, end) is key.node] or found
-    return {"blocks": found, **lengths, **judge(trunk, *lengths.values())}
+    predicted = {addition: 1 / (numbers[addition.node] + 1) for addition in measured}
+    shares = {addition: block["branch_share"] for addition, block in measured.items()}
+    lengths = [_mean_length(flow, each) for each in (shares, predicted, dict.fromkeys(measured, 0.5))]
+    blocks = [InspectedBlock(a.name, numbers[a.node], **measured[a], predicted_share=predicted[a]) for a in measured]
+    end = list(flow.parents)[-1]
+    trunk = [block for a, block in zip(measured, blocks, strict=True) if flow.common(a.node, end) is a.node] or blocks
+    names = ("mean_path_length", "biased_path_length", "even_path_length")
+    return {"blocks": tuple(blocks), **dict(zip(names, lengths, strict=True)), **judge(trunk, *lengths)}
 
 
 def _numbers(flow: Flow, skips: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, int]:
@@ -232,7 +228,7 @@ def _initialize(model: nn.Module) -> tuple[str, ...]:
     kept: list[str] = []
     for prefix, module in reversed(list(model.named_modules())):  # a module after its parts: what it does counts
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if reset is not None:
+        if reset:
             reset()
         else:
             kept += [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]

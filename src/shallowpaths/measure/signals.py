@@ -59,8 +59,7 @@ class InputCorrelation:
 class MovingStatistics:
     """Of the first batch normalization of each residual branch, averaged over its channels; arrays of shape [d].
 
-    variance: the moving variance, theory's `input_variance`. Its root is what the branch is divided by.
-    squared_mean: the square of the moving mean, theory's `input_squared_mean`.
+    variance, squared_mean: of its moving averages, theory's `input_variance` and `input_squared_mean`.
     """
 
     variance: np.ndarray
@@ -83,11 +82,9 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
     def look(module: ResidualAddition, arguments: tuple[Tensor, Tensor], output: Tensor) -> None:
         nonlocal last
         skip, branch = arguments
-        if not module.skip_path:
-            entering = (skip.new_zeros(()), skip.new_zeros(()))
-        else:  # the last block's output need not be measured again
-            known = last is not None and last[0]() is skip and last[1] == skip._version
-            entering = last[2] if known else channel_moments(skip)
+        known = last is not None and last[0]() is skip and last[1] == skip._version  # need not be measured again
+        nothing = (skip.new_zeros(()), skip.new_zeros(()))
+        entering = nothing if not module.skip_path else last[2] if known else channel_moments(skip)
         leaving = channel_moments(output)
         # a weak reference, so that no activation lives longer than it would; in inference mode changes are not counted
         last = None if output.is_inference() else (weakref.ref(output), output._version, leaving)
@@ -170,11 +167,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     values = values.flatten(0, -2) if channels_last or x.ndim == 2 else values.flatten(2)  # [M, C] or [N, C, M]
     root = math.sqrt(x.numel())
     scaled = values / root  # the sum of its squares is a mean, which overflows no sooner
-    if values.ndim == 2:
-        mean = scaled.mean(0)
-        scaled -= mean
-    else:
-        mean = scaled.sum(2).mean(0) / scaled.shape[2]
-        scaled -= mean[:, None]
+    mean = scaled.mean(0) if values.ndim == 2 else scaled.sum(2).mean(0) / scaled.shape[2]
+    scaled -= mean if values.ndim == 2 else mean[:, None]
     variance = torch.stack([torch.dot(part, part) for part in scaled.view(-1).split(_PART)]).sum()
     return variance, (mean * root).square().mean()

@@ -24,8 +24,7 @@ class OverflowDepth(NamedTuple):
 def overflow_depth(precision: str, values: int | None = None) -> OverflowDepth:
     """After how many blocks a signal that starts at variance 1 and doubles it overflows ``precision``. [derived]
 
-    values: how many activations there are; the largest of N Gaussians is about sqrt(2 ln N) standard deviations 2^(l/2)
-    out, so it overflows first. None looks at one standard deviation.
+    values: how many activations there are; the largest of N Gaussians is about sqrt(2 ln N) standard deviations out.
     """
     one_of("precision", precision, tuple(LARGEST_VALUE))
     if values is not None:
@@ -81,8 +80,7 @@ def parallel_seconds(
 ) -> Array:
     """Wall time steps x (max(B / devices, 1) x seconds per image + seconds per step) of data parallelism. [derived]
 
-    A batch of B images splits perfectly, but for one image a device at least; a device's time grows in proportion to
-    its images; a step costs the same besides, whatever the number of devices; nothing of this overlaps.
+    Of a batch of B images each device has as many, but one at least; nothing of a step overlaps.
     """
     per_device = numbers("batch_size", batch_size, at_least=1) / numbers("devices", devices, at_least=1)
     of_images = np.maximum(per_device, 1.0) * number("seconds_per_image", seconds_per_image, at_least=0)
@@ -124,11 +122,8 @@ def largest_rate_of_scalars(blocks: ArrayLike, gradient: ArrayLike, factor: Arra
     """The effective rate 1 / (factor sqrt(d) gradient) at which SkipInit's scalars outgrow 1 / sqrt(d). [derived]
 
     With momentum, a step moves a scalar by about rate x factor x gradient. From 0, one such step to 1 / sqrt(d) leaves
-    the growth of the signal, the product of the 1 + alpha_l^2, at e, and it explodes soon beyond. An order of
-    magnitude.
-
-    blocks: d. gradient: root mean square over the blocks of the loss's derivative by alpha_l, at initialization.
-    factor: on the scalars' learning rate, `alpha_rate` of a run.
+    the growth of the signal, the product of the 1 + alpha_l^2, at e. An order of magnitude. blocks: d. gradient: root
+    mean square over the blocks of the loss's derivative by alpha_l, at initialization. factor: `alpha_rate` of a run.
     """
     at_least_one = numbers("blocks", blocks, at_least=1)
     return 1 / (numbers("factor", factor, above=0) * np.sqrt(at_least_one) * numbers("gradient", gradient, above=0))

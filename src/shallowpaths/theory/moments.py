@@ -55,9 +55,9 @@ def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
 
 
 def relu_correlation(correlation: ArrayLike) -> Array:
-    """(sqrt(1 - c^2) + c (pi - arccos c)) / pi, two inputs' correlation after ReLU and a He layer, from c before. [derived]
+    """Two inputs' correlation after ReLU and a He layer, from c before: (sqrt(1 - c^2) + c (pi - arccos c)) / pi.
 
-    The arc-cosine kernel of degree 1 (Cho and Saul 2009).
+    [derived] from the arc-cosine kernel of degree 1 (Cho and Saul 2009).
     """
     c = numbers("correlation", correlation, at_least=-1, at_most=1)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
