@@ -12,7 +12,7 @@ from torch import nn
 
 from shallowpaths import recipes, theory
 from shallowpaths.measure import path_spectrum, predicted_signal
-from shallowpaths.measure.spectrum import through_block
+from shallowpaths.measure.gradients import through_block
 from shallowpaths.networks import ResidualMLP, WideResNet
 
 SEEDS = range(5)

@@ -5,11 +5,10 @@ state. `predicted_signal` gives the theory to draw beside each.
 """
 
 from shallowpaths.measure.curvature import GradientNoise, NotFinite, gradient_noise, hessian_eigenvalues
-from shallowpaths.measure.gradients import gradient_correlation, gradient_statistics
+from shallowpaths.measure.gradients import gradient_correlation, gradient_statistics, path_spectrum
 from shallowpaths.measure.inspection import Inspection, inspect
 from shallowpaths.measure.prediction import predicted_signal
 from shallowpaths.measure.signals import SignalStatistics, input_correlation, moving_statistics, signal_statistics
-from shallowpaths.measure.spectrum import path_spectrum
 
 __all__ = [
     "GradientNoise", "Inspection", "NotFinite", "SignalStatistics", "gradient_correlation", "gradient_noise",

@@ -116,12 +116,11 @@ def inspect(
     bad = [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]
     if bad and not initialized:
         raise ValueError(f"{bad[0]} has NaN or infinity in it: give a model with finite weights, or initialized=True")
-    kept: tuple[str, ...] = ()
     with left_as_found(model, training):
         if initialized:
             model = copy.deepcopy(model)
             torch.manual_seed(seed)
-            kept = _initialize(model)
+        kept = _initialize(model) if initialized else ()
         flow = Flow(trace(model, batch), batch)
         found = _collected(flow, _Look(flow).measure(batch, seed))
         modes = {module.training for module in model.modules()}
@@ -224,15 +223,12 @@ def _mean_length(flow: Flow, shares: Mapping[ResidualAddition, float]) -> float:
 
 
 def _initialize(model: nn.Module) -> tuple[str, ...]:
-    """Draw all weights anew; the names of those that no module resets."""
-    kept: list[str] = []
-    for prefix, module in reversed(list(model.named_modules())):  # a module after its parts: what it does counts
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if reset:
-            reset()
-        else:
-            kept += [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-    return tuple(reversed(kept))
+    """Draw all weights anew, a module's after its parts'; the names of those that no module resets."""
+    found = reversed(list(model.named_modules()))
+    resets = {n: getattr(m, "reset_parameters", getattr(m, "_reset_parameters", None)) for n, m in found}
+    for reset in filter(None, resets.values()):
+        reset()
+    return tuple(name for name, _ in model.named_parameters() if resets[name.rpartition(".")[0]] is None)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,9 +239,8 @@ def judge(trunk: Sequence[InspectedBlock], length: float, biased: float, even: f
     """A word on blocks that follow one another, the reason and a remedy, by the first rule that holds. [derived]
 
     exploding: an output's second moment is not finite.
-    identity-biased: the mean path length is nearer, as a ratio, to that of branch shares 1/(l+1), which BN on the
-    branch
-        gives (`biased`), than to that of shares 1/2 (`even`), and below 0.9 of the latter.
+    identity-biased: the mean path length is nearer, as a ratio, to `biased`, that of branch shares 1/(l+1), which BN on
+        the branch gives, than to `even`, that of shares 1/2, and below 0.9 of the latter.
     exploding: the variance more than doubles over the second half of the blocks. One that grows as l + 1 does not.
     collapsing: the variance's part in the second moment falls to a tenth from the first output to the last.
     balanced: none of these.

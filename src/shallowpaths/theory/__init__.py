@@ -10,8 +10,8 @@ ones. [paper]: stated in De and Smith, arXiv 2002.10444; [derived]: worked out f
 
 from shallowpaths.theory.blocks import NORMALIZATIONS, Signal, signal
 from shallowpaths.theory.limits import (
-    effective_learning_rate, largest_rate_of_scalars, largest_stable_rate, optimal_learning_rate, overflow_depth,
-    padding_gain, parallel_seconds, tangent_kernel,
+    effective_learning_rate, finite_width, largest_rate_of_scalars, largest_stable_rate, odd_covariance,
+    optimal_learning_rate, overflow_depth, padding_gain, parallel_seconds, tangent_kernel,
 )  # fmt: skip
 from shallowpaths.theory.moments import (
     ACTIVATIONS, RELU_MEAN_SHARE, batchnorm_branch_share, batchnorm_moving_variance, batchnorm_path_probability,
@@ -19,7 +19,6 @@ from shallowpaths.theory.moments import (
     logarithmic_mean_path_length, mean_path_length, path_length_distribution, path_length_variance, relu_correlation,
     relu_gate_correlation, scaled_skip_second_moment,
 )  # fmt: skip
-from shallowpaths.theory.width import finite_width, odd_covariance
 
 __all__ = [
     "ACTIVATIONS", "NORMALIZATIONS", "RELU_MEAN_SHARE", "Signal", "batchnorm_branch_share", "batchnorm_moving_variance",
