@@ -23,8 +23,7 @@ class Recipe:
         residual blocks, or None for no scalar at all. learns_alpha: False freezes it there.
     zero_gamma: end each branch in one more batch normalization, its last operation, whose scale starts at 0.
     biases: a bias after each layer of the branch. dropout: before the classifier, at the run's rate.
-    fixup: which parts of Fixup (Zhang et al. 2019) are used, out of FIXUP_PARTS.
-    skip_path: False leaves a plain deep network.
+    fixup: parts of Fixup (Zhang et al. 2019), out of FIXUP_PARTS. skip_path: False leaves a plain deep network.
     """
 
     name: str
@@ -77,7 +76,7 @@ class Recipe:
 
     @property
     def block_formula(self) -> str:
-        """What a block computes, in one line: f is the branch, BN a batch normalization (those inside f are not shown).
+        """What a block computes, f the branch, BN a batch normalization (those inside f are not shown).
 
         α is SkipInit's scalar, m Fixup's multiplier, b its biases, γ the scale of the branch's last BN.
         """
@@ -91,11 +90,9 @@ class Recipe:
 
     @property
     def start(self) -> str:
-        """What is special about a block's scalars and weights at initialization, in words; d is the number of blocks."""
-        notes = []
-        if self.alpha is not None:
-            notes.append(f"α = {'1/√d' if self.alpha == ONE_OVER_SQRT_BLOCKS else format(self.alpha, 'g')}")
-        notes += ["γ = 0"] * self.zero_gamma
+        """What is special about a block's scalars and weights at initialization, in words; d: the blocks' number."""
+        alpha = "1/√d" if self.alpha == ONE_OVER_SQRT_BLOCKS else f"{self.alpha or 0:g}"
+        notes = [f"α = {alpha}"] * (self.alpha is not None) + ["γ = 0"] * self.zero_gamma
         words = zip(FIXUP_PARTS, ("last layer 0", "others / √d", "m = 1", "b = 0"), strict=True)
         return ", ".join(notes + [said for part, said in words if part in self.fixup])
 

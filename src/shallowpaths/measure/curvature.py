@@ -17,7 +17,6 @@ from shallowpaths.theory import checks
 
 FEWEST_BATCHES = 4  # three that differ, and one for the jackknife to leave out
 _SHIFTS = (1, 2)
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -41,10 +40,10 @@ class HessianEigenvalues:
 class GradientNoise:
     """Of a mean loss with gradient g and Hessian H, where an example's gradient has the covariance Sigma.
 
-    gradient_square is |g|^2, gradient_variance tr Sigma, gradient_curvature g^T H g, noise_curvature tr(H Sigma). They
-    are unbiased, so that they can be averaged before they are divided, and may come out negative. A ratio to what is
-    exactly zero is NaN. standard_errors has those of these four and of the two scales, by a jackknife over batches: of
-    the curvatures up to sqrt(2) too large, as what a pair of batches says goes with either.
+    gradient_square is |g|^2, gradient_variance tr Sigma, gradient_curvature g^T H g, noise_curvature tr(H Sigma):
+    unbiased, so that they can be averaged before they are divided, and may come out negative. A ratio to zero is NaN.
+    standard_errors has those of all six, by a jackknife over batches: of the curvatures up to sqrt(2) too large, as
+    what a pair of batches says goes with either.
     """
 
     gradient_square: float
@@ -77,13 +76,12 @@ def hessian_eigenvalues(
     inputs, targets: N examples, [N, ...] each. loss: loss(outputs, targets) -> their mean, 0-dimensional.
     batch_size: the loss is the mean over consecutive batches of so many examples, which divides N; None takes all as
         one. It counts with batch normalization in training mode; a smaller one takes less memory.
-    training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
-    tolerance, max_products: it ends where each residual is at most so much of its eigenvalue (in float32 not much below
-        1e-6), or after so many products.
+    training: as in `signal_statistics`. tolerance, max_products: it ends where each residual is at most so much of its
+        eigenvalue (in float32 not much below 1e-6), or after so many products.
 
     ValueError: no trainable parameter; more eigenvalues than parameters or products; examples that are no tensors of
-    one length, not finite, or do not fill the batches; a loss that is no single number; NotFinite where it, or a
-    derivative of it, is not.
+    one length, not finite, or do not fill the batches; a loss that is no single number; NotFinite for its value or
+    derivatives.
     """
     checks.whole("count", count)
     checks.whole("max_products", max_products, at_least=count)

@@ -35,8 +35,8 @@ class GradientStatistics:
 class GradientCorrelation:
     """How alike two neighbouring inputs are at the input of block l: means over pairs, shape [d], called as in theory.
 
-    pair_correlation: cosine between the two signals. gradient_correlation: between the gradients of one function of the
-    network's output with respect to them.
+    pair_correlation: cosine between the signals. gradient_correlation: between one output's gradients with respect to
+        them.
     """
 
     pair_correlation: np.ndarray
@@ -128,8 +128,8 @@ def random_like(x: Tensor, seed: int) -> Tensor:
 class PathSpectrum:
     """The 2^d paths through d blocks by their length, the number of residual branches that they take.
 
-    shares: of lengths 0 ... longest, shape [longest + 1]: the squared norm of the part of the tangent that took so many
-        branches, over that of all. truncated: the share of all longer paths, so that all sum to one.
+    shares: of lengths 0 ... longest, shape [longest + 1], in the squared norm of a tangent. truncated: of all longer
+        ones.
     """
 
     shares: np.ndarray

@@ -14,8 +14,8 @@ from shallowpaths._device import arithmetic
 def left_as_found(network: nn.Module, training: bool | None) -> Iterator[contextlib.ExitStack]:
     """Set the network's mode within, None for no change; put mode, buffers, gradients and random state back after.
 
-    Yields a stack for what else is to be undone at the end: ``stack.enter_context(handle)`` for a hook. Within,
-    parameters have no gradient. It may be used between a training step's forward and its backward pass.
+    Yields a stack for what else is to be undone, as ``stack.enter_context(handle)`` for a hook. Within, parameters have
+    no gradient. It may be used between a training step's forward and its backward pass.
     """
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
@@ -58,7 +58,6 @@ def check_inputs(inputs: Tensor) -> None:
         given = f"{inputs.dtype} on {inputs.device}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ValueError(f"inputs are {given}: give a tensor of floating-point numbers, as the network takes it")
     if inputs.ndim < 2 or len(inputs) < 2:
-        given = tuple(inputs.shape)
-        raise ValueError(f"inputs of shape {given}: a variance over the batch needs at least two examples")
+        raise ValueError(f"inputs of shape {(*inputs.shape,)}: a variance over the batch needs at least two examples")
     if not torch.isfinite(inputs).all():
         raise ValueError("the inputs contain NaN or infinity: nothing measured on them would mean anything")

@@ -17,8 +17,7 @@ def predicted_signal(
     """What theory says of this network at initialization, its recipe unchanged, block by block.
 
     correlation: between any two of the inputs as they leave the input layer; 0 for centred, independent inputs.
-    image_size: height of the images as they enter a convolutional network's blocks, whose zero padding takes a part of
-        the signal at each border, the larger the smaller the image. None predicts for images without borders.
+    image_size: height of the images as they enter a convolutional network's blocks; None predicts without borders.
     pair_correlation: between the two inputs of a pair, for `gradient_correlation`; None takes any two inputs.
     """
     blocks = list(network.blocks)

@@ -42,10 +42,7 @@ class SignalStatistics:
 
 @dataclass(frozen=True)
 class InputCorrelation:
-    """cosine: between the signals of two inputs as they enter the addition of block l, the mean over all pairs, [d].
-
-    Theory's `skip_correlation`. At 1 all inputs look the same.
-    """
+    """cosine: between the signals of two inputs as they enter the addition of block l, mean over all pairs, [d]."""
 
     cosine: np.ndarray
 
@@ -69,8 +66,7 @@ class MovingStatistics:
 def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True) -> SignalStatistics:
     """Variances and means on the skip path and the branches, from one forward pass in the network's precision.
 
-    network: any network whose blocks end in a ResidualAddition.
-    inputs: a batch as the network takes it, [N, ...] with N >= 2.
+    network: any network whose blocks end in a ResidualAddition. inputs: a batch as it takes it, [N, ...] with N >= 2.
     training: whether batch normalization uses the batch's own statistics (True) or the gathered ones.
 
     Raises ValueError: no residual block; inputs that are no batch of two or more, or with NaN or infinity in them.

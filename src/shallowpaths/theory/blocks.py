@@ -18,17 +18,17 @@ NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
 class Signal:
     """What theory predicts at each block; every array has shape [d] and entry l - 1 belongs to block l.
 
-    Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which is what the
-    branch's first BN sees. *skip* and *branch* are the two terms of the addition, alpha included; the skip differs from
-    the input only in a block whose shortcut is a projection. *output* is x^{l+1}, after ``output_scale`` or a BN.
+    Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which the branch's
+    first BN sees. *skip* and *branch* are the terms of the addition, alpha included; the skip differs from the input
+    only where a shortcut is a projection. *output* is x^{l+1}, after ``output_scale`` or a BN.
 
     branch_share, branch_second_moment_share: the branch's part in the variance, and second moment, of skip + branch.
     downscaling: what the first BN of the branch divides by, sqrt(Var x^l) [paper]; 1 without BN on the branch.
     path_probability: p_l, the share of a tangent's second moment that goes through the branch of block l.
     gradient_second_moment: at the input of block l over that at the last addition; gradients independent between
         inputs.
-    skip_correlation: of any two inputs. pair_correlation, gradient_correlation: at the input of block l, of two inputs
-        that began at ``pair_correlation``, and of their gradients of one output.
+    skip_correlation: of any two inputs. pair_correlation, gradient_correlation: of two chosen ones, and of their
+        gradients of one output, at the input of block l.
     """
 
     normalization: str
@@ -141,10 +141,10 @@ def signal(
 
     normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one after each
         addition); "end" (one BN after the last block, which changes nothing before it).
-    alpha: what multiplies the branch; 0 too where it ends in a zero. output_scale: what multiplies the sum.
-    skip_path: False removes the skip connections, so that every path takes every branch.
-    correlation: between any two inputs at x^1, in [0, 1); 0 for centred data.
-    pair_correlation: between two chosen inputs at x^1, say 0.99 for neighbours; as any two if None.
+    alpha: what multiplies the branch; 0 too where it ends in a zero. output_scale: what multiplies the sum. skip_path:
+        False removes the skip connections, so that every path takes every branch.
+    correlation: between any two inputs at x^1, in [0, 1); 0 for centred data. pair_correlation: between two chosen
+        ones.
     projections: the blocks (1 ... d) whose shortcut is a He layer that reads the branch's first activation.
     layer_gain: factor on the second moment in each layer of the branch, one number or one a block, as ``padding_gain``.
 

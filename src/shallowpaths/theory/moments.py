@@ -19,10 +19,7 @@ def block_index(blocks: int) -> Array:
 
 
 def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
-    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; inf beyond float64.
-
-    Doubling [paper], SkipInit [derived].
-    """
+    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; may be inf. [paper]"""
     with np.errstate(over="ignore"):
         return (1 + np.square(np.float64(number("alpha", alpha)))) ** (block_index(blocks) - 1)
 
@@ -55,10 +52,7 @@ def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
 
 
 def relu_correlation(correlation: ArrayLike) -> Array:
-    """Two inputs' correlation after ReLU and a He layer, from c before: (sqrt(1 - c^2) + c (pi - arccos c)) / pi.
-
-    [derived] from the arc-cosine kernel of degree 1 (Cho and Saul 2009).
-    """
+    """Two inputs' after ReLU and a He layer: (sqrt(1 - c^2) + c (pi - arccos c)) / pi. [derived], Cho and Saul 2009"""
     c = numbers("correlation", correlation, at_least=-1, at_most=1)
     return np.minimum((np.sqrt(1 - c**2) + c * (math.pi - np.arccos(c))) / math.pi, 1.0)
 
