@@ -70,9 +70,8 @@ class Recipe:
     def initial_alpha(self, blocks: int) -> float | None:
         """The scalar's initial value in a network of `blocks` residual blocks, or None without a scalar."""
         whole("blocks", blocks)
-        if self.alpha is None:
-            return None
-        return 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else float(self.alpha)
+        alpha = 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else self.alpha
+        return None if alpha is None else float(alpha)
 
     @property
     def block_formula(self) -> str:

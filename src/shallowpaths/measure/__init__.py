@@ -1,7 +1,6 @@
 """What a live network does: its signal, gradients and paths, block by block; any module's loss: curvature and noise.
 
-Every measurement leaves the network as it found it: weights, buffers, gradients, training mode, hooks and random
-state. `predicted_signal` gives the theory to draw beside each.
+Every measurement leaves the network as it found it: weights, buffers, gradients, mode, hooks and random state.
 """
 
 from shallowpaths.measure.curvature import GradientNoise, NotFinite, gradient_noise, hessian_eigenvalues

@@ -42,8 +42,7 @@ class GradientNoise:
 
     gradient_square is |g|^2, gradient_variance tr Sigma, gradient_curvature g^T H g, noise_curvature tr(H Sigma):
     unbiased, so that they can be averaged before they are divided, and may come out negative. A ratio to zero is NaN.
-    standard_errors has those of all six, by a jackknife over batches: of the curvatures up to sqrt(2) too large, as
-    what a pair of batches says goes with either.
+    standard_errors has those of all six, by a jackknife over batches: of the curvatures up to sqrt(2) too large.
     """
 
     gradient_square: float
@@ -130,8 +129,8 @@ def gradient_noise(
     g_b, those of the next batches, and every g_a. All gradients are held at once, in float64. With batch normalization
     in training mode Sigma is B times the covariance of a batch's gradient, and g its mean.
 
-    batch_size: B, which divides the number of examples, in random order, into K >= 4 consecutive batches. Other
-        arguments and errors as in `hessian_eigenvalues`; ValueError also for fewer than four batches.
+    batch_size: B, which divides the number of examples, in random order, into K >= 4 consecutive batches, or
+    ValueError. Other arguments and errors as in `hessian_eigenvalues`.
     """
     checks.whole("batch_size", batch_size)
     with _objective(network, inputs, targets, loss, batch_size, training=training) as mean_loss:

@@ -1,6 +1,7 @@
 """What passes through the blocks: gradients, their size and likeness; tangents, by how many branches they take."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +47,8 @@ class GradientCorrelation:
 def gradient_statistics(network: nn.Module, inputs: Tensor, training: bool = True, seed: int = 0) -> GradientStatistics:
     """Second moment of the gradient at each block's input: a random one (of `seed`) is sent back from the last output.
 
-    Where a normalization uses the batch's statistics the gradient goes through them too, which takes away two
-    directions of N (times positions, in images): a part 2 / N of it. Other arguments and errors as in
-    `signal_statistics`.
+    Where a normalization uses the batch's statistics the gradient goes through them too, which takes a part 2 / N of it
+    away (N times positions, in images). Other arguments and errors as in `signal_statistics`.
     """
     pull = {"at_first_block": lambda x: x, "start": lambda last: random_like(last, seed)}
     _, squares = _pull_back(network, inputs, training, lambda g: float(in_float64(g).square().sum()), **pull)
@@ -161,22 +161,18 @@ def path_spectrum(
     if longest is not None:
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
-    parts = reached = None  # the tangent's parts [k, N, C, ...], part i through i branches; the last block's output
+    parts, reached = None, deque(maxlen=1)  # the tangent [k, N, C, ...] by branches taken; the last block's output
 
     def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
         nonlocal parts
         x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
-        if x is not reached and parts is not None:
+        if reached and x is not reached[0]:
             raise ValueError(f"{where} reads another tensor than the one before gives: nothing may stand between them")
         if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
             words = "its gates mean nothing from there on: use a wider type (network.double()) or fewer blocks"
             raise ValueError(f"the signal overflows {x.dtype} in {where}, and {words}")
         parts = random_like(x, seed)[None] if parts is None else parts
         parts = _rescaled(through_block(block, x, parts, longest + 2), where)
-
-    def leave(_block: ResidualBlock, _arguments: tuple[Tensor], output: Tensor) -> None:
-        nonlocal reached
-        reached = output
 
     with left_as_found(network, training) as stack, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)  # torch.func's own
@@ -185,7 +181,7 @@ def path_spectrum(
                 stack.enter_context(module.register_forward_pre_hook(_freeze))
         for block in blocks:
             stack.enter_context(block.register_forward_pre_hook(enter))
-            stack.enter_context(block.register_forward_hook(leave))
+            stack.enter_context(block.register_forward_hook(lambda _block, _inputs, output: reached.append(output)))
         network(inputs)
     masses = np.zeros(longest + 2)
     masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]

@@ -63,8 +63,8 @@ class Inspection:
     mode: "training", "evaluation", or "mixed". weights: "as they are" or "at initialization".
     mean_path_length: residual branches on a path from input to output, a path weighing what it carries of the variance;
         the sum of the branch shares where one block follows another. biased, even: with shares of 1 / (l + 1), of 1/2.
-    verdict, reason, remedy: as in `judge`. untraced: modules that could not be looked into, and why.
-    kept: parameters that are not at initialization, as no module knows how to reset them.
+    verdict, reason, remedy: as in `judge`. untraced: modules that could not be looked into, and why. kept: parameters
+        that are not at initialization, as no module resets them.
     """
 
     network: str

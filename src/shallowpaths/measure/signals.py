@@ -54,10 +54,7 @@ class InputCorrelation:
 
 @dataclass(frozen=True)
 class MovingStatistics:
-    """Of the first batch normalization of each residual branch, averaged over its channels; arrays of shape [d].
-
-    variance, squared_mean: of its moving averages, theory's `input_variance` and `input_squared_mean`.
-    """
+    """Of each branch's first normalization, means over channels, [d]; theory's `input_variance`, `input_squared_mean`."""
 
     variance: np.ndarray
     squared_mean: np.ndarray

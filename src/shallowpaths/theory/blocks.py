@@ -190,8 +190,7 @@ def _arrays(rows: list[dict[str, Any]], normalization: str) -> dict[str, Array]:
             arrays[f"{place}_squared_mean"] = np.where(common > 0, common * moment, 0.0)
         arrays["gradient_second_moment"] = np.exp2(np.cumsum(columns.pop("log2_gradient")[::-1])[::-1])
     arrays["gradient_correlation"] = np.cumprod(columns.pop("gates")[::-1])[::-1]
-    normalized = normalization.startswith("branch")
-    arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if normalized else np.ones(len(rows))
+    arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if "branch" in normalization else np.ones(len(rows))
     arrays |= {name: np.array(values) for name, values in columns.items()}
     for array in arrays.values():
         array.setflags(write=False)
