@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found
 from shallowpaths.theory import checks
 
-FEWEST_BATCHES = 4  # three that differ, and one for the jackknife to leave out
 _SHIFTS = (1, 2)
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -86,7 +84,7 @@ def hessian_eigenvalues(
     checks.whole("max_products", max_products, at_least=count)
     checks.number("tolerance", tolerance, above=0)
     checks.seed(seed)
-    with _objective(network, inputs, targets, loss, batch_size, training=training) as mean_loss:
+    with _objective(network, inputs, targets, loss, batch_size, training) as mean_loss:
         if count > mean_loss.size:
             raise ValueError(f"count {count}: {type(network).__name__} has {mean_loss.size} trainable parameters")
         generator, product = torch.Generator().manual_seed(seed), None
@@ -133,11 +131,10 @@ def gradient_noise(
     ValueError. Other arguments and errors as in `hessian_eigenvalues`.
     """
     checks.whole("batch_size", batch_size)
-    with _objective(network, inputs, targets, loss, batch_size, training=training) as mean_loss:
+    with _objective(network, inputs, targets, loss, batch_size, training) as mean_loss:
         count = mean_loss.batches
-        if count < FEWEST_BATCHES:
-            given = f"{len(inputs)} inputs are {count} batches of {batch_size}"
-            raise ValueError(f"{given}: at least {FEWEST_BATCHES} are needed")
+        if count < 4:  # three that differ, and one for the jackknife to leave out
+            raise ValueError(f"{len(inputs)} inputs are {count} batches of {batch_size}: at least 4 are needed")
         gradients = torch.stack([mean_loss.gradient(batch) for batch in range(count)])
         columns = []
         for c in range(count):
@@ -222,9 +219,11 @@ class _Objective:
 
 
 @contextlib.contextmanager
-def _objective(network: nn.Module, *examples_and_loss: Any, training: bool) -> Iterator[_Objective]:
+def _objective(
+    network: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, batch_size: int | None, training: bool
+) -> Iterator[_Objective]:
     """The objective of a network in the mode asked for, but without dropout; the network is left as it was found."""
-    made = _Objective(network, *examples_and_loss)
+    made = _Objective(network, inputs, targets, loss, batch_size)
     with left_as_found(network, training), torch.enable_grad():
         for module in network.modules():
             if isinstance(module, _DropoutNd):

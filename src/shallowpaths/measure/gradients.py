@@ -61,9 +61,9 @@ def gradient_correlation(
 ) -> GradientCorrelation:
     """Correlation between the gradients of nearby inputs, by depth: where it is lost, gradients are shattered.
 
-    Each input gets a neighbour at the first block: each channel's deviations are mixed with Gaussian noise so that they
-    keep their size and have `correlation`, in [-1, 1]. Both are given the same random gradient at the last block's
-    output; other pairs have others. Other arguments and errors as in `signal_statistics`.
+    Each input gets a neighbour at the first block: each channel's deviations are mixed with Gaussian noise (of `seed`)
+    so that they keep their size and have `correlation`, in [-1, 1]. Both are given the same random gradient at the last
+    block's output; other pairs have others. Other arguments and errors as in `signal_statistics`.
     """
     number("correlation", correlation, at_least=-1, at_most=1)
 

@@ -40,7 +40,7 @@ class InspectedBlock:
     number: l, which starts anew where the skip path went through weights or a normalization since the last addition.
     branch_share: branch_variance / output_variance. predicted_share: 1 / (l + 1), which BN on the branch makes it
         [paper].
-    gradient: squared norm of the gradient at the sum over that at the last sum, whence a random one is sent back.
+    gradient: its squared norm at the sum over that at the last sum, whence a random one is sent back; or NaN.
     """
 
     name: str

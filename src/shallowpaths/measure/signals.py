@@ -34,10 +34,9 @@ class SignalStatistics:
     output_squared_mean: np.ndarray
     branch_share: np.ndarray
     channels: np.ndarray
-
-    skip_second_moment = property(lambda self: self.skip_variance + self.skip_squared_mean)
-    branch_second_moment = property(lambda self: self.branch_variance + self.branch_squared_mean)
-    output_second_moment = property(lambda self: self.output_variance + self.output_squared_mean)
+    skip_second_moment: np.ndarray
+    branch_second_moment: np.ndarray
+    output_second_moment: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class InputCorrelation:
 
 @dataclass(frozen=True)
 class MovingStatistics:
-    """Of each branch's first normalization, means over channels, [d]; theory's `input_variance`, `input_squared_mean`."""
+    """Of each branch's first normalization, channels' means, [d]: theory's `input_variance`, `input_squared_mean`."""
 
     variance: np.ndarray
     squared_mean: np.ndarray
@@ -89,7 +88,7 @@ def signal_statistics(network: nn.Module, inputs: Tensor, training: bool = True)
     scales, channels = map(np.array, zip(*shapes, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):  # overflowed networks are a subject, not an accident
         share = values[2] * scales**2 / values[4]
-    return SignalStatistics(*values, share, channels)
+    return SignalStatistics(*values, share, channels, *(values[::2] + values[1::2]))
 
 
 def input_correlation(network: nn.Module, inputs: Tensor, training: bool = True) -> InputCorrelation:

@@ -138,8 +138,7 @@ def path_lengths(
     return BookFigure(draw, f"Share of the signal by path length. Mean length: {said}.")
 
 
-_MOMENTS = ("skip_second_moment", "branch_second_moment", "output_second_moment")
-_QUANTITIES = (*(f.name for f in dataclasses.fields(SignalStatistics) if f.name != "channels"), *_MOMENTS)
+_QUANTITIES = tuple(f.name for f in dataclasses.fields(SignalStatistics) if f.name != "channels")
 _LABELS = {
     "skip_variance": r"skip variance $\mathrm{Var}(x^l)$",
     "branch_variance": r"branch variance $\mathrm{Var}(f_l)$",
