@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from shallowpaths.experiments import cluster
+from shallowpaths.experiments import execution as cluster
 from shallowpaths.experiments.plans import read_plan
 from shallowpaths.experiments.store import load_records
 from shallowpaths.experiments.sweep import sweep
@@ -67,7 +67,7 @@ def test_a_worker_that_is_killed_costs_the_rest_of_its_own_run_and_nothing_else(
             checkpoints.save = lambda *rest: (save(*rest), rest[-1].epoch == 1 and os.kill(os.getpid(), signal.SIGKILL))
         return train_lanes(job, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
 
-    records = list(itertools.chain(*cluster.in_cluster([[config] for config in MANY], train, "local")))
+    records = list(itertools.chain(*cluster.in_cluster(train, [[config] for config in MANY], "local")))
     assert sorted(begun.read_text().split()) == ["0", "1", "2", "2", "3", "4"]
     assert [r.config.seed for r in sorted(records, key=lambda r: r.config.seed)] == [0, 1, 2, 3, 4]
     assert {r.config.seed: r.result() for r in records} == {r.config.seed: r.result() for r in sweep(MANY, progress=False)}
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_costs_the_rest_of_its_own_run_and_nothing_else(
 def test_a_run_that_kills_its_workers_ends_the_sweep(monkeypatch):
     monkeypatch.setattr(cluster, "MOST_DEATHS", 1)
     with pytest.raises(ValueError, match="a run was lost 1 times, batchnorm, depth 6, batch_size 256: "):
-        list(cluster.in_cluster([MANY[:1]], lambda _: os.kill(os.getpid(), signal.SIGKILL), "local"))
+        list(cluster.in_cluster(lambda _: os.kill(os.getpid(), signal.SIGKILL), [MANY[:1]], "local"))
 
 
 def test_what_training_refuses_is_raised_as_it_is(tmp_path):
@@ -101,13 +101,13 @@ def test_jobs_are_taken_only_when_there_is_room_and_end_with_the_sweep(tmp_path)
         (tmp_path / f"{os.getpid()}").touch()
         return train_lanes(job, progress=False)
 
-    results = cluster.in_cluster(jobs(), train, "local")
+    results = cluster.in_cluster(train, jobs(), "local")
     assert [r.config.seed for r in next(results)] == [0]
     assert taken == [0, 1]
     workers = [int(path.name) for path in tmp_path.iterdir()]
     results.close()
     end = time.monotonic() + 60
-    while any(map(_alive, workers)) and time.monotonic() < end:
+    while sum(map(_alive, workers)) > 1 and time.monotonic() < end:
         time.sleep(0.1)
     assert sum(map(_alive, workers)) <= 1, "that of the job that had ended may serve the next sweep"
 

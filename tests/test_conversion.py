@@ -185,7 +185,7 @@ def resnet_normalizations(blocks, layers):
 
 @pytest.mark.parametrize(
     ("convert", "rate"),
-    [(sp.to_skipinit, 0.01), (functools.partial(sp.to_skipinit, alpha="1/sqrt(d)"), 0.01), (sp.to_fixup, 0.02)],
+    [(sp.to_skipinit, 0.02), (functools.partial(sp.to_skipinit, alpha="1/sqrt(d)"), 0.01), (sp.to_fixup, 0.02)],
 )
 def test_a_converted_network_learns_the_digits(convert, rate):
     data = sp.data.load("digits")
@@ -210,8 +210,7 @@ def test_activations_that_work_in_place_leave_the_skip_path_alone(norm):
     x = converted[0](images())
     assert (x < 0).any()
     assert torch.equal(converted[1:3](x.clone()), x)
-    learned = [module.bias.requires_grad for module in converted[1].modules() if isinstance(module, Bias)]
-    assert learned == [norm.func is nn.GroupNorm] * 2
+    assert sum(isinstance(module, Bias) for module in converted[1].modules()) == 2 * (norm.func is nn.GroupNorm)
 
 
 def test_a_block_that_is_used_twice_has_one_scalar_and_counts_twice():
@@ -250,6 +249,34 @@ def test_a_bias_stands_on_the_channels(shape):
         assert bias(x.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("convert", "biases"), [(sp.to_skipinit, 0), (sp.to_fixup, 2 + 2 + 1)])
+def test_a_normalization_whose_bias_does_not_learn_gets_none(convert, biases):
+    model = network(Block(), Block(norm=functools.partial(nn.BatchNorm2d, affine=False)))
+    for norm in (model[1].norm1, model[1].norm2):
+        norm.requires_grad_(False)
+    converted = convert(model)
+    assert (converted.conversion.normalizations, converted.conversion.biases) == (4, biases)
+    assert not any("norm" in name for name, _ in converted.named_parameters())
+
+
+def test_fixup_sets_every_head_to_0():
+    heads = nn.ModuleDict({"a": nn.Linear(4, 10), "b": nn.Linear(4, 7)})
+    body = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.ReLU())
+    model = Function(lambda m, x: tuple(head(m.body(x)) for head in m.heads.values()), body=body, heads=heads)
+    converted = sp.to_fixup(model)
+    assert [converted.heads[name][1].weight.any().item() for name in "ab"] == [False, False]
+    assert converted.body[3].weight.any()
+
+
+def test_hooks_that_went_are_reported():
+    model = network(Block())
+    for name in ("norm1", "conv1", "end"):
+        model[1].get_submodule(name).register_forward_hook(lambda *_: None)
+    report = sp.to_skipinit(model).conversion
+    assert report.unhooked == ("1.norm1", "1.end")
+    assert "hooks removed with their modules: 1.norm1, 1.end" in str(report)
+
+
 class Function(nn.Module):
     """A network whose forward is given, behind one convolution."""
 
@@ -263,6 +290,13 @@ class Function(nn.Module):
         return self.run(self, self.conv(x))
 
 
+class Reads(Block):
+    """A block with a forward that reads from a normalization."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 + self.norm1.eps)
+
+
 def conv():
     return nn.Conv2d(4, 4, 1)
 
@@ -274,6 +308,8 @@ REFUSED = {
     "of the inputs": (lambda: network(Block(), before=[nn.BatchNorm2d(3)]), "standardize the data"),
     "converted": (lambda: sp.to_skipinit(network(Block())), "converted already"),
     "our own": (lambda: sp.WideResNet(10), "build it with recipe='skipinit'"),
+    "no layer": (lambda: nn.Sequential(nn.ReLU()), "no convolution and no nn.Linear"),
+    "normalized weights": (lambda: network(Block(end=nn.utils.spectral_norm(conv()))), "may normalize its weights"),
     "no module": (lambda: "resnet18", "torch.nn.Module"),
     "frozen": (lambda: network(Block()).requires_grad_(False), "unfreeze it"),
     "a function at the end": (lambda: Function(lambda m, x: x + 2 * m.a(x), a=conv()), "let it end in an nn.Identity"),
@@ -281,6 +317,9 @@ REFUSED = {
         lambda: Function(lambda m, x: (y := m.b(m.a(x))) + x + m.c(y), a=conv(), b=conv(), c=conv()), "has other uses"
     ),
     "two branches": (lambda: Function(lambda m, x: m.a(x) + m.b(x), a=conv(), b=conv()), "neither is a skip path"),
+    "a forward that reads from a normalization": (
+        lambda: network(Reads()), "Sequential does not run without its normalizations: .* has no attribute 'eps'"
+    ),
     "a function that normalizes": (
         lambda: Function(lambda m, x: x + m.a(F.group_norm(x, 2)), a=conv()), "calls group_norm itself"
     ),

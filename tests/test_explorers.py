@@ -17,11 +17,11 @@ from building import rendering
 from shallowpaths import measure
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages import explorers
-from shallowpaths.pages.explorers import Explorer, Picture, Series, menu, slider
+from shallowpaths.pages.explorers import Control, Explorer, Picture, Series
 from shallowpaths.pages.explorers import signals as explorer_of_signals
 from shallowpaths.pages.explorers.explorer import MIME_WIDGET
-from shallowpaths.pages.explorers.pictures import spoken, thin
-from shallowpaths.pages.explorers.signals import BATCH, forward_signal, measured_quantity, predicted_signal, recipe_of
+from shallowpaths.pages.explorers.pictures import spoken
+from shallowpaths.pages.explorers.signals import BATCH, forward_signal, measured_quantity, predicted_signal
 from shallowpaths.recipes import NAMES, get_recipe
 
 RECIPES = ("unnormalized", "batchnorm", "skipinit", "skipinit-1/sqrt(d)", "divide-sqrt2", "batchnorm-on-skip")
@@ -60,7 +60,7 @@ def embedded(explorer: Explorer) -> dict:
 def unpacked(explorer: Explorer, **state) -> dict[str, dict[str, np.ndarray]]:
     """What the page's script draws in a state: the curves by kind, read from the page's own data."""
     state = explorer.start | state
-    picture = embedded(explorer)["pictures"][",".join(str(c.values.index(state[c.name])) for c in explorer.controls)]
+    picture = embedded(explorer)["pictures"][",".join(str(list(c.choices).index(state[c.name])) for c in explorer.controls)]
     columns = ("x", "y", "top")
     return {s["kind"]: {c: np.array(s[c], dtype=float) for c in columns if c in s} for s in picture["series"]}
 
@@ -157,7 +157,7 @@ def test_every_state_is_told_in_words_with_its_numbers(name, request):
             ends = f"{spoken(line.y[0])} at block 1 to {spoken(line.y[-1])} at block {state['blocks']}"
             assert f"predicted {ends}" in words
         else:
-            recipe = recipe_of(state["recipe"], state["alpha"])
+            recipe = get_recipe(f"skipinit-{state['alpha']}" if state["recipe"] == "skipinit" else state["recipe"])
             mean = predicted_signal(recipe, state["blocks"], activation=state["activation"]).path_probability.sum()
             assert f"predicted {spoken(mean)} of {state['blocks']}" in words
 
@@ -195,9 +195,12 @@ def test_a_measured_path_spectrum_is_drawn_over_the_prediction():
 
 
 def test_a_picture_shows_the_first_and_the_last_block_and_no_more_than_a_hundred():
-    for blocks in (1, 7, 16, 100, 1000):
-        assert set(thin(blocks)) >= {1, blocks}
-        assert len(thin(blocks)) == len(set(thin(blocks))) <= 100
+    sizes = (1, 7, 16, 100, 1000)
+    explorer = explorers.signal_explorer(["batchnorm"], blocks=sizes, measured_blocks=1)
+    for blocks in sizes:
+        shown = next(s.x for s in explorer.picture(blocks=blocks).series if s.kind == "theory")
+        assert set(shown) >= {1, blocks}
+        assert len(shown) == len(set(shown)) == min(blocks, len(shown)) <= 100
 
 
 def test_the_live_figure_follows_its_controls(signals):
@@ -254,13 +257,11 @@ def constant(**_):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: slider("d", "d", []), "needs values"),
-        (lambda: slider("d", "d", [1, 2], start=3), "cannot start at 3"),
-        (lambda: menu("m", "m", []), "needs values"),
-        (lambda: Explorer("t", [slider("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
-        (lambda: Explorer("t", [slider("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
+        (lambda: Explorer("t", [Control("d", "d", [1, 2], start=3)], constant), "cannot start at 3"),
+        (lambda: Explorer("t", [Control("m", "m", [])], constant), "cannot start at None"),
+        (lambda: Explorer("t", [Control("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
+        (lambda: Explorer("t", [Control("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
         (lambda: Series("line", "line", [1], [1]), "kind 'line' is unknown"),
-        (lambda: Series("theory", "line", [1, 2], [1]), "lengths [2, 1]"),
         (lambda: explorers.signal_explorer(["batchnrom"]), "did you mean 'batchnorm'?"),
         (lambda: explorers.signal_explorer(["batchnorm"], ["skip"]), "quantity 'skip' is unknown"),
         (lambda: explorers.signal_explorer(start={"depth": 3}), "start names ['depth']"),
@@ -276,8 +277,8 @@ def test_points_that_are_not_finite_and_axes_without_room_are_drawn():
     series = Series("theory", "line", [1, 2, 3], [1, np.inf, 1])
     assert series.x.tolist() == [1, 3]
     for log in (False, True):
-        picture = Picture("x", "y", (series,), "A line.", log_x=log, log_y=log)
-        low, high = picture.axes["y"].limits
+        picture = Picture("x", "y", (series,), "A line.", x_log=log, y_log=log)
+        low, high = picture.axes["y"]["limits"]
         assert low < 1 < high
         assert picture.svg().startswith('<svg role="img" aria-label="A line."')
 

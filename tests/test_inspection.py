@@ -240,6 +240,23 @@ def small():
 
 def number():
     return 3
+
+def wide(width):
+    return sp.WideResNet(10, width)
+"""
+WITH_SIBLING = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+from mine import small
+
+@dataclass
+class Config:
+    depth: int = 10
+
+def made():
+    assert Config().depth == 10
+    return small()
 """
 
 
@@ -257,6 +274,10 @@ def test_the_command(tmp_path):
     shown = command(f"{file}:small", "--evaluation", *options).stdout
     assert "WideResNet in evaluation mode" in shown
     assert shown == command(f"{file}:small", "--evaluation", *options).stdout
+    (tmp_path / "other.py").write_text(WITH_SIBLING)
+    before = list(sys.path)
+    assert "WideResNet in training mode" in command(f"{tmp_path / 'other.py'}:made", *options).stdout
+    assert sys.path == before
     shown = command("torchvision:resnet18", "--batch-size", "2", "--image-size", "32").stdout
     assert "ResNet in training mode, weights as they are: 8 residual additions" in shown
 
@@ -269,12 +290,15 @@ def test_the_command(tmp_path):
         ("no_such_file.py:net", "model file no_such_file.py is not there"),
         ("FILE:smal", "has no model 'smal'; near it: small"),
         ("FILE:number", "makes a int, no torch.nn.Module"),
+        ("FILE:wide", "mine.py:wide: TypeError: wide() missing 1 required positional argument: 'width'"),
+        ("broken.py:net", "broken.py:net: SyntaxError: invalid syntax (broken.py, line 1)"),
     ],
 )
 def test_a_wrong_target_is_named(target, message, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(FACTORY)
-    result = command(target.replace("FILE", str(file)))
+    (tmp_path / "broken.py").write_text("def net(:")
+    result = command(target.replace("FILE", str(file)).replace("broken.py:", f"{tmp_path / 'broken.py'}:"))
     assert result.exit_code == 2
     assert message in result.stderr
 

@@ -188,7 +188,7 @@ def lengths(recipe, layers, activation, width, blocks=100):
 def length_noise(predicted, width):
     """One standard deviation of the mean length, over the mean of all seeds.
 
-    A branch's gain on the squared norm varies by 5 / width a layer (theory.width), and moves p_l by p_l (1 - p_l) of it.
+    A branch's gain on the squared norm varies by 5 / width a layer (theory.finite_width), and moves p_l by p_l (1 - p_l) of it.
     """
     p = predicted.path_probability
     return math.sqrt(5 * predicted.layers_per_block / width / len(SEEDS) * ((p * (1 - p)) ** 2).sum())

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from shallowpaths.measure import path_spectrum, predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP
 from shallowpaths.pages import plots
-from shallowpaths.pages.plots.figure import _THEMES
+from shallowpaths.pages.plots.drawing import STYLE, THEMES
 from shallowpaths.recipes import NAMES
 from shallowpaths.theory import path_length_distribution
 from shallowpaths.training.config import RunConfig
@@ -53,9 +53,9 @@ def test_the_prediction_is_dark_on_light_pages_and_light_on_dark_ones(signals):
     (line,) = (x for x in figure.light.axes[0].get_lines() if x.get_label() == "predicted")
     ink = line.get_color()
     assert sum(to_rgb(ink)) < 0.6
-    assert ink in figure.svg().decode()
-    assert ink not in figure.svg("dark").decode()
-    assert "#e6e6e6" in figure.svg("dark").decode()
+    assert ink in figure.svg()["light"]
+    assert ink not in figure.svg()["dark"]
+    assert "#e6e6e6" in figure.svg()["dark"]
 
 
 def test_a_figure_brings_both_themes_a_picture_and_words(signals):
@@ -70,7 +70,7 @@ def test_a_figure_brings_both_themes_a_picture_and_words(signals):
 def test_the_picture_on_a_page_is_the_figures_to_a_hundredth_of_a_point(signals):
     shown, figure = (plots.signal_by_block(*signals) for _ in range(2))  # two, as laying out again moves a figure a bit
     (address, _) = re.findall(r'src="data:image/svg\+xml,([^"]*)"', shown._repr_mimebundle_()["text/html"])
-    page, whole = ET.fromstring(unquote(address)), ET.fromstring(figure.svg())
+    page, whole = ET.fromstring(unquote(address)), ET.fromstring(figure.svg()["light"])
     for element in [e for e in whole.iter() if e.tag.endswith("metadata")]:
         element.clear()
     for group in (*page.iter(), *whole.iter()):  # whether it is the group that has a style, or each of its marks
@@ -101,11 +101,14 @@ DRAWINGS = [
 @pytest.mark.parametrize("draw", DRAWINGS)
 def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, monkeypatch):
     figure = draw(signals)
-    monkeypatch.setitem(_THEMES, "light", _THEMES["dark"])
+    dark_of = dict(zip(*THEMES.values(), strict=True))
+    for key in [key for key, value in STYLE.items() if value in dark_of]:
+        monkeypatch.setitem(STYLE, key, dark_of[STYLE[key]])
     drawn = draw(signals)
     monkeypatch.undo()
     dark, wanted, light = (
-        re.sub(rb"[mp][0-9a-f]{10}", b"id", svg) for svg in (figure.svg("dark"), drawn.svg(), figure.svg())
+        re.sub(r"[mp][0-9a-f]{10}", "id", svg)
+        for svg in (figure.svg()["dark"], drawn.svg()["light"], figure.svg()["light"])
     )
     assert dark == wanted  # but for the names of its parts, which matplotlib makes from their colours
     assert dark != light
@@ -113,9 +116,9 @@ def test_the_dark_picture_is_what_drawing_in_dark_colours_gives(signals, draw, m
 
 def test_what_is_changed_in_a_figure_is_shown_in_both_themes(signals):
     figure = plots.signal_by_block(*signals)
-    assert not any(b"changed" in figure.svg(theme) for theme in _THEMES)
+    assert not any("changed" in figure.svg()[theme] for theme in THEMES)
     figure.light.axes[0].set_title("changed")
-    assert all(b"<!-- changed -->" in figure.svg(theme) for theme in _THEMES)
+    assert all("<!-- changed -->" in figure.svg()[theme] for theme in THEMES)
 
 
 def test_names_of_a_readers_own_can_be_told_apart():
@@ -136,7 +139,6 @@ def test_a_legend_below_many_recipes_is_no_wider_than_the_panels():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda s: plots.signal_by_block(*s).svg("drak"), "theme 'drak' is unknown: choose from light, dark"),
         (lambda s: plots.signal_by_block(*s, "skip_varance"), "quantity 'skip_varance' is unknown: choose from skip_v"),
         (lambda s: plots.signal_panels(s[0], {}, ("share",)), "quantity 'share' is unknown"),
         (lambda s: plots.training_curves([], guessing=2.3), "no record to draw"),  # noqa: ARG005
@@ -182,13 +184,13 @@ def test_figures_of_runs_are_drawn_with_words(draw):
     figure = draw()
     assert figure.light.axes[0].get_lines()
     assert "batchnorm" in figure.alt
-    assert figure.svg("dark").startswith(b"<?xml")
+    assert figure.svg()["dark"].startswith("<?xml")
 
 
 @pytest.mark.parametrize("draw", [plots.rate_by_batch_size, plots.loss_by_rate])
 def test_rates_at_which_nothing_trains_are_drawn_too(draw):
     diverged = [run for run in runs(depths=(100,)) if run.outcome == "diverged"]
-    assert draw(diverged, guessing=2.3).svg().startswith(b"<?xml")
+    assert draw(diverged, guessing=2.3).svg()["light"].startswith("<?xml")
 
 
 def test_a_diverged_run_is_said_and_drawn():

@@ -48,7 +48,7 @@ def test_test_accuracy_and_loss_stand_at_the_rate_that_validation_chose():
     assert "fixup at no rate at batch 256" in figure.alt
     assert heights(accuracy, RING) == pytest.approx([49])
     assert heights(loss, RING) == pytest.approx([1.0])
-    assert figure.svg("dark")
+    assert figure.svg()["dark"]
 
 
 def test_accuracies_of_several_seeds_have_bars_of_their_standard_deviation():
@@ -79,7 +79,7 @@ def test_rates_are_chosen_on_validation_with_the_range_that_is_as_good_and_edges
     assert "skipinit at batch 256: best 0.125 on the grid's edge, largest stable 0.125" in figure.alt
     assert "fixup at batch 256: best none, largest stable none" in figure.alt
     assert list(lines(axes)).count(RING) == 1
-    assert figure.svg("dark")
+    assert figure.svg()["dark"]
 
 
 def by_kind(picture, kind):
@@ -110,7 +110,7 @@ def test_the_explorers_axes_stay_and_it_has_one_legend_entry_each():
     explorer = explorers.batch_size_explorer(study(), PREDICTED)
     pictures = [explorer.picture(**state) for state in explorer.states()]
     assert len({str(p.axes) for p in pictures}) == 1
-    assert max(pictures[0].axes["y"].ticks) == 100, "the rows above are no accuracies"
+    assert max(pictures[0].axes["y"]["ticks"]) == 100, "the rows above are no accuracies"
     assert all(pictures[0].svg().count(f">{name}<") == 1 for name in ("best to largest stable", "diverged", "best, predicted"))
     styles = {series["kind"] for packed in explorer.data["pictures"].values() for series in packed["series"]}
     assert styles == {"measured", "band", "theory", "cross"}

@@ -7,7 +7,6 @@ import pytest
 
 from made_records import record
 from shallowpaths.pages import explorers, plots
-from shallowpaths.pages.plots.runs import outcome_of
 
 RATES = (0.01, 0.02, 0.04)
 
@@ -37,10 +36,6 @@ def test_the_map_sorts_runs_by_outcome_and_draws_theory_over_them():
     low, high = figure.light.axes[0].get_ylim()
     assert 0.05 < low < 0.1 < 0.4 < high < 1.0, "a line that leads far out does not set the frame"
     assert figure.svg()
-
-
-def test_outcomes():
-    assert [outcome_of(r) for r in study()] == ["trains"] * 4 + ["does not train", "diverged"]
 
 
 def test_accuracy_beside_the_rates_that_the_paper_calls_as_good():

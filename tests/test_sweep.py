@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -99,21 +98,6 @@ def test_a_sweep_goes_on_in_the_middle_of_a_run(tmp_path, monkeypatch):
     assert list(store.checkpoint_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_after_the_limit_no_run_is_started(tmp_path, stored, monkeypatch):
-    store, clock = tmp_path if stored else None, [0.0]
-
-    def train_for_a_second(*arguments, **options):
-        clock[0] += 1
-        return train_lanes(*arguments, **options)
-
-    monkeypatch.setattr(sweeping, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(sweeping, "train_lanes", train_for_a_second)
-    assert sweeping.sweep(GRID, store, progress=False, limit_seconds=0) == []
-    some = sweeping.sweep(MANY, store, progress=False, limit_seconds=1.5)
-    assert [r.config.seed for r in some] == [0, 1]
-
-
 def test_progress_counts_runs_and_shows_the_time_left(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "0")
     sweeping.sweep(GRID[:1], tmp_path, progress=False)
@@ -167,7 +151,7 @@ def _dies_always(_job):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_worker_that_dies_is_reported_and_its_run_done_again(tmp_path, caplog):
     jobs = [[config] for config in MANY[:5]]
-    done = [r for records in in_processes(jobs, functools.partial(_dies_once, folder=tmp_path), 2) for r in records]
+    done = [r for records in in_processes(functools.partial(_dies_once, folder=tmp_path), jobs, 2) for r in records]
     assert sorted(r.config.seed for r in done) == [0, 1, 2, 3, 4]
     assert caplog.text.count("a worker process died") == 1
     finished = [int(line) for line in (tmp_path / "done").read_text().split()]
@@ -180,7 +164,7 @@ def test_workers_that_die_again_and_again_end_the_sweep():
     with pytest.raises(
         ValueError, match=r"3 worker processes died one after the other.*batchnorm, depth 6, batch_size 256"
     ):
-        list(in_processes([[MANY[0]]], _dies_always, 2))
+        list(in_processes(_dies_always, [[MANY[0]]], 2))
 
 
 def test_what_training_refuses_ends_the_sweep_and_its_workers(tmp_path):
@@ -209,7 +193,7 @@ def test_jobs_are_taken_only_when_there_is_room_for_them():
             taken.append(config.seed)
             yield [config]
 
-    results = in_processes(jobs(), functools.partial(train_lanes, progress=False), 2)
+    results = in_processes(functools.partial(train_lanes, progress=False), jobs(), 2)
     next(results)
     assert len(taken) == 2
     next(results)

@@ -9,7 +9,7 @@ from torch import nn
 
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.networks import ResidualMLP, WideResNet
-from shallowpaths.networks.tracing import Flow, residual_additions, trace
+from shallowpaths.networks.tracing import Flow, trace
 
 TORCHVISION = {  # blocks of each stage, as the papers and torchvision's builders list them
     "resnet50": 3 + 4 + 6 + 3,
@@ -40,7 +40,7 @@ def count(make, size):
         model, images = make(), torch.empty(2, 3, size, size)
         module = trace(model, images)
         assert module.meta["untraced"] == {}
-        return len(residual_additions(module, images))
+        return len(Flow(module, images).additions())
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -69,7 +69,7 @@ def test_timms_networks(name):
 def test_torchs_own_transformer(norm_first):
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
     model, tokens = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), torch.randn(2, 5, 16)
-    found = residual_additions(trace(model, tokens), tokens)
+    found = Flow(trace(model, tokens), tokens).additions()
     assert [a.name for a in found] == [f"layers.{i}{second}" for i in range(3) for second in ("", ":2")]
 
 
@@ -79,7 +79,7 @@ def test_our_own_networks(recipe):
         (WideResNet(22, recipe=recipe), torch.empty(2, 3, 8, 8)),
         (ResidualMLP(22, 8, recipe), torch.empty(2, 64)),
     ):
-        found = residual_additions(trace(network), inputs)
+        found = Flow(trace(network), inputs).additions()
         assert [a.name for a in found] == [f"blocks.{i}.addition" for i in range(9)]
 
 
@@ -112,7 +112,7 @@ class Zoo(nn.Module):
 def test_every_way_to_write_an_addition():
     model, x = Zoo(), torch.randn(3, 4, 8)
     module = trace(model)
-    found = residual_additions(module, x)
+    found = Flow(module, x).additions()
     assert [a.name for a in found] == ["forward", *(f"forward:{n}" for n in range(2, 9))]
     branches = [a.branch.name for a in found]
     assert branches == ["layers_1", "relu", "layers_3", "layers_4", "layers_5", "layers_6", "gelu", "layers_10"]
@@ -140,7 +140,7 @@ def test_the_graph_is_the_network_in_both_modes_and_shares_its_weights():
 def test_finding_computes_nothing():
     model, images = WideResNet(10), torch.randn(4, 3, 8, 8)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    residual_additions(trace(model, images), images)
+    Flow(trace(model, images), images).additions()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -167,19 +167,19 @@ def test_what_cannot_be_traced_is_named():
     x = torch.randn(2, 8)
     module = trace(Both(), x)
     assert list(module.meta["untraced"]) == ["odd"]
-    assert [a.name for a in residual_additions(module, x)] == ["forward"]
+    assert [a.name for a in Flow(module, x).additions()] == ["forward"]
     assert module(x).shape == x.shape
     with pytest.raises(ValueError, match=r"no residual addition outside of what could not be traced \(0\).*skip paths"):
-        residual_additions(trace(nn.Sequential(DependsOnData())), x)
+        Flow(trace(nn.Sequential(DependsOnData())), x).additions()
     with pytest.raises(ValueError, match="DependsOnData's own forward cannot be traced"):
         trace(DependsOnData(), x)
 
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"Sequential has no residual addition: give a network with skip paths"):
-        residual_additions(trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), torch.randn(2, 8))
+        Flow(trace(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), torch.randn(2, 8)).additions()
     with pytest.raises(ValueError, match=r"a batch of shape \(2, 7\) does not go through"):
-        residual_additions(trace(ResidualMLP(8, 8, inputs=8)), torch.randn(2, 7))
+        Flow(trace(ResidualMLP(8, 8, inputs=8)), torch.randn(2, 7)).additions()
     with pytest.raises(ValueError, match="model is int: give a torch"):
         trace(3)
 
@@ -200,6 +200,6 @@ def test_dominators_and_lightest_ways():
     flow = Flow(module, torch.randn(2, 8))
     node = {n.name: n for n in module.graph.nodes}
     assert flow.above[node["add"]] is node["relu"]
-    assert flow.lightest(node["relu"], node["b"]) == (1, 1, 2)
-    assert flow.lightest(node["batch"], node["relu"]) == (0, 0, 1)
-    assert flow.lightest(node["a"], node["c"]) is None
+    assert flow.cost(node["relu"], node["b"]) == (1, 1, 2)
+    assert flow.cost(node["batch"], node["relu"]) == (0, 0, 1)
+    assert flow.cost(node["a"], node["c"]) is None

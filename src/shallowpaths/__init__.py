@@ -34,6 +34,7 @@ _ROOMS = {
     "networks": (
         "GhostBatchNorm", "ResNetV2", "ResidualMLP", "WideResNet", "count_parameters", "to_fixup", "to_skipinit",
     ),
+    "networks.loading": ("load_model",),
     "recipes": ("Recipe", "get_recipe"),
     "theory.depth": ("blocks_of",),
     "pages.chapter": ("start_chapter",),

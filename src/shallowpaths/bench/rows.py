@@ -1,151 +1,105 @@
-"""What the package's own work costs, each row against its target. `make bench` runs all rows.
+"""What the package's own work costs, each row against its target. A row's function returns a number and a detail."""
 
-A row is a function of a device that returns a number and says how it came about. To add one, write it and list it in
-ROWS. A row without a target is there to be read.
-"""
-
-import json
 import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from shallowpaths._device import device_name, resolve_device
-from shallowpaths.bench import steps as training
-from shallowpaths.bench.steps import PAIRS, ratio
+from shallowpaths.bench import steps
+from shallowpaths.bench.steps import PAIRS, Measured, measure_two, ratio
 from shallowpaths.measure import signal_statistics
 from shallowpaths.networks import WideResNet
 from shallowpaths.theory.checks import one_of
 
-MEBIBYTE = 2**20
+MEBIBYTE, BATCH = 2**20, 16
+COLUMNS = ("name", "device", "value", "target", "holds", "detail")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One thing to measure, and the bound on its value, if there is one, on these kinds of device."""
+class Row(NamedTuple):
+    """What to measure, on these kinds of device."""
 
     name: str
-    measure: Callable[..., tuple[float, str]]
-    at_most: float | None = None
-    at_least: float | None = None
+    measure: Callable[..., Measured]
+    target: str | None = None  # "at most" or "at least" a number
     kinds: tuple[str, ...] = ("cpu", "cuda", "mps")
 
-    @property
-    def target(self) -> str | None:
-        """The bound, in words."""
-        bounds = {"at most": self.at_most, "at least": self.at_least}
-        return next((f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None), None)
-
     def holds(self, value: float) -> bool | None:
-        """Whether a value keeps within the bound; None without one. NaN keeps within none."""
+        """Whether a value keeps within the target; None without one. NaN keeps within none."""
         if self.target is None:
             return None
-        return value <= self.at_most if self.at_most is not None else value >= self.at_least
+        words, bound = self.target.rsplit(" ", 1)
+        return value <= float(bound) if words == "at most" else value >= float(bound)
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a row came to; a line of bench.json."""
-
-    name: str
-    device: str
-    value: float
-    target: str | None
-    holds: bool | None
-    detail: str
+def measure_time_over_forward(device: torch.device, depth: int = 1000, pairs: int = PAIRS) -> Measured:
+    """Seconds that `signal_statistics` takes over those of a plain forward pass."""
+    work = (partial(function, *_network_and_images(device, depth, BATCH)) for function in (signal_statistics, _forward))
+    return ratio(*work, device, f"WRN-{depth}-2, {BATCH} images", pairs)
 
 
-def measure_time_over_forward(
-    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16, pairs: int = 7
-) -> tuple[float, str]:
-    """Seconds that `signal_statistics` takes over those of a plain forward pass: the median over interleaved pairs."""
-    network, images = _network_and_images(device, depth, width, batch)
-    work = (partial(function, network, images) for function in (signal_statistics, _forward))
-    return ratio(*work, device, f"WRN-{depth}-{width}, {batch} images", pairs)
+def measure_memory_over_forward(device: torch.device, depth: int = 1000) -> Measured:
+    """Peak memory of `signal_statistics` over that of a forward pass, weights included, each in a fresh process."""
+    plain, full = (_in_fresh_process(_peak_memory, work, str(device), depth) for work in (_forward, signal_statistics))
+    sizes = f"{plain / MEBIBYTE:.0f} MiB forward, {full / MEBIBYTE:.0f} MiB measured"
+    return full / plain, f"WRN-{depth}-2, {BATCH} images; {sizes}"
 
 
-def measure_memory_over_forward(
-    device: torch.device, depth: int = 1000, width: int = 2, batch: int = 16
-) -> tuple[float, str]:
-    """Peak memory, weights included and libraries not, of `signal_statistics` over that of a plain forward pass.
-
-    Each pass runs in a fresh process, whose peak is its own.
-    """
-    arguments = (str(device), depth, width, batch)
-    plain, measured = (_in_fresh_process(_peak_memory, work, *arguments) for work in (_forward, signal_statistics))
-    return measured / plain, (
-        f"WRN-{depth}-{width}, {batch} images; {plain / MEBIBYTE:.0f} MiB forward, {measured / MEBIBYTE:.0f} MiB measured"
-    )
-
-
-def compile_1000_over_100(device: torch.device) -> tuple[float, str]:
+def compile_1000_over_100(device: torch.device) -> Measured:
     """Seconds that compiling takes at depth 1000 over those at depth 100, each in a fresh process without a cache."""
-    deep, shallow = (_in_fresh_process(training.measure_compile, str(device), depth) for depth in (1000, 100))
+    deep, shallow = (_in_fresh_process(steps.measure_compile, str(device), depth) for depth in (1000, 100))
     return deep / shallow, f"depth 1000 {deep:.1f} s, depth 100 {shallow:.1f} s: first step less a steady one"
 
 
-_OVER_USUAL = training.measure_step_over_usual
-_GHOST = {"above": {"ghost_batch": 32}, "below": {}}
-_SCALAR = {"above": {"recipe": "skipinit-1/sqrt(d)"}, "below": {"recipe": "unnormalized"}, "pairs": 6 * PAIRS}
-
+_DEEP, _SCALAR, _NO_SCALAR = {"depth": 1000}, {"recipe": "skipinit-1/sqrt(d)"}, {"recipe": "unnormalized"}
+_PER_BLOCK = {"above": {"depth": 1000, "batch_size": 16}, "below": {"depth": 100, "batch_size": 16}, "pairs": 3}
 ROWS: tuple[Row, ...] = (
-    Row("step_over_bare", training.measure_step_over_bare, at_least=0.95),
-    Row("step_over_usual", _OVER_USUAL, at_least=1.25),
-    Row("step_over_usual_width_2", partial(_OVER_USUAL, width=2), at_least=1.25, kinds=("cpu",)),
-    Row("step_over_usual_width_4", partial(_OVER_USUAL, width=4), at_least=10, kinds=("cuda",)),
-    Row("depth_1000_over_eager", training.measure_depth_1000_over_eager, at_least=3, kinds=("cuda",)),
-    Row("augment_over_torchvision", training.measure_augment_over_torchvision, at_least=25),
-    Row("ghost_over_plain_batchnorm", partial(training.measure_settings, **_GHOST), at_most=1.25),
-    Row("scalar_over_none", partial(training.measure_settings, **_SCALAR), at_most=1.02),
-    Row("seconds_per_block_1000_over_100", training.measure_seconds_per_block, at_most=1.15),
-    Row("compile_1000_over_100", compile_1000_over_100, at_most=2),
-    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), kinds=("cpu", "mps")),
-    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), kinds=("cpu", "mps")),
-    Row("lanes_8_over_1_batch_8", partial(training.measure_lanes, batch=8), at_most=2.5, kinds=("cuda",)),
-    Row("lanes_8_over_1_batch_32", partial(training.measure_lanes, batch=32), at_most=2.5, kinds=("cuda",)),
-    Row("lanes_8_over_1_batch_128", partial(training.measure_lanes, batch=128)),
-    Row("flops_over_matrix_product", training.measure_achieved_flops, at_least=0.75),
-    Row("measure_time_over_forward", measure_time_over_forward, at_most=1.3),
-    Row("measure_memory_over_forward", measure_memory_over_forward, at_most=1.2),
+    Row("step_over_bare", steps.measure_step_over_bare, "at least 0.95"),
+    Row("step_over_usual", steps.measure_step_over_usual, "at least 1.25"),
+    Row("step_over_usual_width_2", partial(steps.measure_step_over_usual, width=2), "at least 1.25", ("cpu",)),
+    Row("step_over_usual_width_4", partial(steps.measure_step_over_usual, width=4), "at least 10", ("cuda",)),
+    Row("depth_1000_over_eager", partial(measure_two, above=_DEEP, below=_DEEP, eager=True), "at least 3", ("cuda",)),
+    Row("augment_over_torchvision", steps.measure_augment_over_torchvision, "at least 25"),
+    Row("ghost_over_plain_batchnorm", partial(measure_two, above={"ghost_batch": 32}, below={}), "at most 1.25"),
+    Row("scalar_over_none", partial(measure_two, above=_SCALAR, below=_NO_SCALAR, pairs=6 * PAIRS), "at most 1.02"),
+    Row("seconds_per_block_1000_over_100", partial(measure_two, **_PER_BLOCK), "at most 1.15"),
+    Row("compile_1000_over_100", compile_1000_over_100, "at most 2"),
+    Row("lanes_8_over_1_batch_8", partial(steps.measure_lanes, batch=8), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_32", partial(steps.measure_lanes, batch=32), kinds=("cpu", "mps")),
+    Row("lanes_8_over_1_batch_8", partial(steps.measure_lanes, batch=8), "at most 2.5", ("cuda",)),
+    Row("lanes_8_over_1_batch_32", partial(steps.measure_lanes, batch=32), "at most 2.5", ("cuda",)),
+    Row("lanes_8_over_1_batch_128", partial(steps.measure_lanes, batch=128)),
+    Row("flops_over_matrix_product", steps.measure_achieved_flops, "at least 0.75"),
+    Row("measure_time_over_forward", measure_time_over_forward, "at most 1.3"),
+    Row("measure_memory_over_forward", measure_memory_over_forward, "at most 1.2"),
 )
 
 
-def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[Result]:
-    """Measure the rows named in `only`, or all, on random images; progress goes to stderr.
-
-    Raises:
-        ValueError: no row for this device has such a name; a device that this machine does not have.
-    """
+def run(only: Sequence[str] = (), device: str | None = None, rows: Sequence[Row] = ROWS) -> list[dict[str, Any]]:
+    """Results, with COLUMNS, of the rows named in `only`, or all. Raises ValueError: no row here has such a name."""
     where = resolve_device(device)
     here = [row for row in rows if where.type in row.kinds]
     for name in only:
         one_of(f"row for {where.type}", name, [row.name for row in here])
-    chosen = [row for row in here if not only or row.name in only]
     said, results = f"{device_name(where)}, torch {torch.__version__}", []
-    for row in (bar := tqdm(chosen, unit="row", file=sys.stderr)):
+    for row in (bar := tqdm([row for row in here if not only or row.name in only], unit="row", file=sys.stderr)):
         bar.set_description(row.name)
         value, detail = row.measure(where)
-        results.append(Result(row.name, said, value, row.target, row.holds(value), detail))
+        found = row.name, said, value, row.target, row.holds(value), detail
+        results.append(dict(zip(COLUMNS, found, strict=True)))
     return results
 
 
-def write(results: Sequence[Result], path: Path) -> None:
-    """Write the results as a JSON list."""
-    path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-
-
-def _network_and_images(device: torch.device, depth: int, width: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
+def _network_and_images(device: torch.device, depth: int, batch: int) -> tuple[nn.Module, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    network = WideResNet(depth, width, "batchnorm", generator=generator)
+    network = WideResNet(depth, 2, "batchnorm", generator=generator)
     return network.to(device), torch.randn(batch, 3, 32, 32, generator=generator).to(device)
 
 
@@ -154,19 +108,19 @@ def _forward(network: nn.Module, images: torch.Tensor) -> None:
         network(images)
 
 
-def _in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def _in_fresh_process(function: Callable[..., float], *arguments: object) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
-def _peak_memory(work: Callable[..., object], device: str, depth: int, width: int, batch: int) -> float:
+def _peak_memory(work: Callable[..., object], device: str, depth: int) -> float:
     """Bytes, above what the process held before it built the network."""
     where = torch.device(device)
-    signal_statistics(*_network_and_images(where, depth=10, width=1, batch=2))  # torch loads parts at first use
+    signal_statistics(*_network_and_images(where, depth=10, batch=2))  # torch loads parts at first use
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     before = _peak_bytes(where)
-    work(*_network_and_images(where, depth, width, batch))
+    work(*_network_and_images(where, depth, BATCH))
     return _peak_bytes(where) - before
 
 
@@ -175,6 +129,5 @@ def _peak_bytes(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():  # on Linux ru_maxrss begins with the parent's memory, this does not
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * float(line.split()[1])
+        return 1024 * float(status.read_text().partition("VmHWM:")[2].split()[0])
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in bytes on macOS

@@ -1,34 +1,30 @@
-"""What a training step costs: ours beside the least that it could cost, and beside what is usually written.
-
-Machines drift, so a ratio is the median over pairs that take turns: A B, A B, ...
-"""
+"""What a training step costs: ours beside the least that it could cost, and beside what is usually written."""
 
 import dataclasses
+import itertools
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shallowpaths import data as datasets
 from shallowpaths._device import arithmetic, synchronize
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.data import Dataset
-from shallowpaths.theory.depth import blocks_of
+from shallowpaths.data import Dataset, noise
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import LaneRuns, Run, build
 from shallowpaths.training.steps import StepOptions, default_options, recorded
 
 Measured = tuple[float, str]
+Work = Callable[[], object]
 PAIRS = 7
-IN_A_ROW = 10  # steps that a GPU does in one turn
+IN_A_ROW = 10  # steps that a GPU does in one turn: starting and waiting then cost next to nothing
 IMAGES = 10_000
 BATCHES = 8  # whose images are made in one turn
 CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_rate=1e-4, recipe="batchnorm")
@@ -36,18 +32,10 @@ CONFIG = RunConfig(data="cifar10", depth=16, width=1, batch_size=128, learning_r
 
 def measure_step_over_bare(device: torch.device) -> Measured:
     """Our images per second over those of the same step on one fixed batch, with nothing around it."""
-    data = random_images(device)
-    ours = StepRun(CONFIG, data)
+    ours = StepRun(CONFIG, device)
     ours.take()  # it compiles and records, where that is the default
-    network, optimizer = ours.step.forward, ours.step.optimizer
-    batch, labels = ours.step.batch(*(part[0] for part in ours.batches))
-
-    def bare() -> tuple[Tensor, ...]:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(network(batch), labels).backward()
-        optimizer.step()
-        return ()
-
+    batch = ours.step.batch(*(part[0] for part in ours.batches))
+    bare = partial(_plain_step, ours.step.forward, ours.step.optimizer, device, *batch)
     with arithmetic(device, ours.step.options.tf32, ours.step.options.deterministic):
         repeated = (ours.step.recorded and recorded(bare, ())) or bare
         return ratio(repeated, ours.take, device, "WRN-16-1, batch 128", pairs=6 * PAIRS)
@@ -55,149 +43,105 @@ def measure_step_over_bare(device: torch.device) -> Measured:
 
 def measure_step_over_usual(device: torch.device, width: int = 1) -> Measured:
     """Our images per second over the usual loop's: DataLoader, two workers, torchvision's transforms, eager float32."""
-    data = random_images(device)
     config, steps, warm = CONFIG.replace(width=width), 10, 4
-    ours, network = StepRun(config, data), build(config, data.image_shape, data.classes).to(device).train()
+    ours = StepRun(config, device)
+    network = build(config, ours.step.data.image_shape, ours.step.data.classes).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    pictures = Pictures(data.to("cpu"), (steps + warm) * config.batch_size)
-    ratios = []
+    step = partial(_plain_step, network, optimizer, device)
+    pictures, ratios = Pictures(ours.step.data, (steps + warm) * config.batch_size), []
     for _ in range(PAIRS):
         loader = torch.utils.data.DataLoader(pictures, config.batch_size, shuffle=True, num_workers=2)
-        batches = iter(loader)  # its workers end with it, so they do not disturb our turn
-        for _ in range(warm):
-            _usual_step(network, optimizer, next(batches), device)
-        usual = seconds(lambda batches=batches: [_usual_step(network, optimizer, b, device) for b in batches], device)
+        steps_taken = itertools.starmap(step, loader)  # its workers end with it, so they do not disturb our turn
+        list(itertools.islice(steps_taken, warm))
+        usual = seconds(partial(list, steps_taken), device) / steps
         ours.take()
-        ratios.append(usual / seconds(lambda: [ours.take() for _ in range(steps)], device))
+        ratios.append(usual / seconds(ours.take, device, steps))
     return statistics.median(ratios), f"WRN-16-{width}, {steps} steps of 128; {range_words(ratios)}"
 
 
 def measure_augment_over_torchvision(device: torch.device) -> Measured:
-    """Images per second of our crop, flip and standardization over torchvision's image by image, one core each.
-
-    Both make the images of the same batches, one batch after the other.
-    """
+    """Images per second of our crop, flip and standardization over torchvision's image by image, one core each."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data = random_images(device)
-        ours = StepRun(CONFIG, data)
-        pictures = Pictures(data.to("cpu"), BATCHES * CONFIG.batch_size)
-        return ratio(lambda: list(pictures), lambda: ours.make_batches(BATCHES), device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
+        ours = StepRun(CONFIG, device)
+        pictures = Pictures(ours.step.data, BATCHES * CONFIG.batch_size)
+        parts = list(zip(*(part[:BATCHES] for part in ours.batches), strict=True))
+        work = (lambda: list(pictures)), (lambda: [ours.step.batch(*part) for part in parts])
+        return ratio(*work, device, f"{BATCHES} batches of 128", pairs=5 * PAIRS)
     finally:
         torch.set_num_threads(count)
 
 
-def measure_depth_1000_over_eager(device: torch.device) -> Measured:
-    """Steps per second at depth 1000 with this device's defaults over those of the same step in eager mode."""
-    uncompiled = dataclasses.replace(default_options(device), compiled=False, graph=False)
-    return _two_runs(device, {"depth": 1000}, {"depth": 1000}, options=uncompiled)
-
-
-def measure_settings(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS) -> Measured:
-    """Seconds of a step with the settings `above` over those of one with `below`."""
-    return _two_runs(device, above, below, pairs)
-
-
-def measure_seconds_per_block(device: torch.device) -> Measured:
-    """Seconds a block at depth 1000 over those at depth 100."""
-    deep, shallow = ({"depth": depth, "batch_size": 16} for depth in (1000, 100))
-    value, detail = _two_runs(device, deep, shallow, pairs=3)
-    return value * blocks_of(100) / blocks_of(1000), detail
+def measure_two(device: torch.device, *, above: dict, below: dict, pairs: int = PAIRS, eager: bool = False) -> Measured:
+    """Seconds of a step, for each block, with the settings `above`, perhaps in eager mode, over those with `below`."""
+    options = dataclasses.replace(default_options(device), **({"compiled": False, "graph": False} if eager else {}))
+    one, other = StepRun(CONFIG.replace(**above), device, options), StepRun(CONFIG.replace(**below), device)
+    what = f"WRN-{one.config.depth}-1, batch {one.config.batch_size}"
+    value, detail = ratio(one.take, other.take, device, what, pairs)
+    return value * other.config.blocks / one.config.blocks, detail
 
 
 def measure_compile(device: str, depth: int) -> float:
     """First step less a steady step, seconds, compiled without any cache. For a process of its own."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        where = torch.device(device)
-        run = StepRun(CONFIG.replace(depth=depth, batch_size=16), random_images(where), StepOptions(compiled=True))
-        first, *later = (seconds(run.take, where) for _ in range(3))
+        run = StepRun(CONFIG.replace(depth=depth, batch_size=16), torch.device(device), StepOptions(compiled=True))
+        first, *later = (seconds(run.take, torch.device(device)) for _ in range(3))
         return first - min(later)
 
 
-def measure_lanes(device: torch.device, batch: int) -> Measured:
-    """Seconds of a step of eight lanes over those of one run's step."""
-    data, lanes = random_images(device), 8
-    config = CONFIG.replace(batch_size=batch)
-    one = StepRun(config, data)
-    many = LaneRuns([config.replace(seed=s) for s in range(lanes)], data)
+def measure_lanes(device: torch.device, batch: int, lanes: int = 8) -> Measured:
+    """Seconds of a step of so many lanes over those of one run's step."""
+    one = StepRun(CONFIG.replace(batch_size=batch), device)
+    many = LaneRuns([one.config.replace(seed=s) for s in range(lanes)], one.step.data)
     batch_of_each = [torch.stack([part[0]] * lanes) for part in one.batches]
-    rates = torch.full((lanes,), config.learning_rate, device=device)
+    rates = torch.full((lanes,), one.config.learning_rate, device=device)
     value, detail = ratio(lambda: many.take(*batch_of_each, rates), one.take, device, f"batch {batch}", pairs=4)
     return value, f"{detail}; one after the other costs {lanes}"
 
 
 def measure_achieved_flops(device: torch.device) -> Measured:
     """The step's floating-point operations per second over those of a large matrix product on this device."""
-    run = StepRun(CONFIG, random_images(device))
-    run.take()
+    run = StepRun(CONFIG, device)
     with FlopCounterMode(display=False) as counter:
-        StepRun(CONFIG, run.step.data, StepOptions()).take()
+        StepRun(CONFIG, device, StepOptions()).take()
     size = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
-    rates = []
+    step, product = counter.get_total_flops(), 2 * size**3
+    what = f"{product / 1e9:.1f} GFLOP of a {size} x {size} product, {step / 1e9:.1f} of a step"
     with arithmetic(device, run.step.options.tf32, run.step.options.deterministic):
-        for _ in range(PAIRS):
-            ceiling = 2 * size**3 / turn(lambda: a @ b, device)
-            rates.append((counter.get_total_flops() / turn(run.take, device), ceiling))
-    step, ceiling = (statistics.median(values) for values in zip(*rates, strict=True))
-    return step / ceiling, f"{step / 1e9:.0f} GFLOP/s in the step, {ceiling / 1e9:.0f} in a {size} x {size} product"
+        value, detail = ratio(lambda: a @ b, run.take, device, what)
+    return value * step / product, detail
 
 
-def _two_runs(
-    device: torch.device, above: dict[str, Any], below: dict[str, Any], pairs: int = PAIRS, options: StepOptions | None = None
-) -> Measured:
-    """Seconds of a step with some settings, and the first one's options, over those of a step with others."""
-    data = random_images(device)
-    one, other = StepRun(CONFIG.replace(**above), data, options), StepRun(CONFIG.replace(**below), data)
-    return ratio(one.take, other.take, device, f"WRN-{one.config.depth}-1, batch {one.config.batch_size}", pairs)
-
-
-def _usual_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], device: torch.device
-) -> None:
-    pictures, labels = (part.to(device) for part in batch)
+def _plain_step(
+    network: nn.Module, optimizer: torch.optim.SGD, device: torch.device, images: Tensor, labels: Tensor
+) -> tuple[()]:
     optimizer.zero_grad()
-    F.cross_entropy(network(pictures), labels).backward()
+    F.cross_entropy(network(images.to(device)), labels.to(device)).backward()
     optimizer.step()
+    return ()
 
 
-def random_images(device: torch.device) -> Dataset:
-    """A data set of CIFAR-10's shape."""
-    return datasets.noise("cifar10", IMAGES).to(device)
-
-
-def turn(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call of `work`. A GPU does several in a row, so that starting and waiting cost next to nothing."""
-    if device.type == "cpu":
-        return seconds(work, device)
-    return seconds(lambda: [work() for _ in range(IN_A_ROW)], device) / IN_A_ROW
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of `work`, to the end of what it gave the device to do."""
+def seconds(work: Work, device: torch.device, times: int = 1) -> float:
+    """Wall time of one call of `work`, done so many times in a row, to the end of what it gave the device to do."""
     synchronize(device)
     start = time.perf_counter()
-    work()
+    for _ in range(times):
+        work()
     synchronize(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 class StepRun:
-    """A run's steps, one at a time."""
+    """A run's steps on random images, one at a time."""
 
-    def __init__(self, config: RunConfig, data: Dataset, options: StepOptions | None = None):
-        self.config, self.run = config, Run(config, data, options=options)
-        self.step, (times,) = self.run.step, self.run.timetables
-        self.run.network.train()
-        self.batches = times.batches(0, data)
-        self.number = 0
-
-    def make_batches(self, count: int) -> None:
-        """The images of the epoch's first `count` batches, one batch after the other."""
-        for part in zip(*(part[:count] for part in self.batches), strict=True):
-            self.step.batch(*part)
+    def __init__(self, config: RunConfig, device: torch.device, options: StepOptions | None = None):
+        run = Run(config, noise("cifar10", IMAGES).to(device), options=options)
+        run.network.train()
+        self.config, self.step, self.number = config, run.step, 0
+        self.batches = run.timetables[0].batches(0, run.step.data)
 
     def take(self) -> None:
         """The next step."""
@@ -209,30 +153,29 @@ class Pictures(torch.utils.data.Dataset):
     """Images as torchvision hands them out: from PIL, each through its own transforms."""
 
     def __init__(self, data: Dataset, count: int):
-        transforms = import_torchvision("transforms")
-        self.pixels = np.ascontiguousarray(data.train_images[:count].permute(0, 2, 3, 1).numpy())
+        from PIL import Image  # torchvision brings it
+
+        data, transforms, self.open = data.to("cpu"), import_torchvision("transforms"), Image.fromarray
+        self.pixels = data.train_images[:count].permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = data.train_labels[:count].tolist()
         steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-        mean, std = ((statistic.flatten() / 255).tolist() for statistic in (data.mean, data.std))  # of pixels from 0 to 1
+        mean, std = ((values.flatten() / 255).tolist() for values in (data.mean, data.std))  # of pixels from 0 to 1
         self.transform = transforms.Compose([*steps, transforms.Normalize(mean, std)])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image  # torchvision brings it
-
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+        return self.transform(self.open(self.pixels[index])), self.labels[index]
 
 
-def ratio(
-    above: Callable[[], object], below: Callable[[], object], device: torch.device, what: str, pairs: int = PAIRS
-) -> Measured:
-    """Seconds of `above` over seconds of `below`; the first two pairs warm up."""
-    taken = [(turn(above, device), turn(below, device)) for _ in range(pairs + 2)][2:]
+def ratio(above: Work, below: Work, device: torch.device, what: str, pairs: int = PAIRS) -> Measured:
+    """Seconds of `above` over `below`: the median over pairs that take turns, as machines drift; two pairs warm up."""
+    times = 1 if device.type == "cpu" else IN_A_ROW
+    taken = [(seconds(above, device, times), seconds(below, device, times)) for _ in range(pairs + 2)][2:]
     ratios = [a / b for a, b in taken]
-    middle = (1e3 * statistics.median(column) for column in zip(*taken, strict=True))
-    return statistics.median(ratios), f"{what}; {' over '.join(f'{m:.2f}' for m in middle)} ms; {range_words(ratios)}"
+    middle = " over ".join(f"{1e3 * statistics.median(column):.2f}" for column in zip(*taken, strict=True))
+    return statistics.median(ratios), f"{what}; {middle} ms; {range_words(ratios)}"
 
 
 def range_words(ratios: list[float]) -> str:

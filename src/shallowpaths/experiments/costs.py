@@ -16,36 +16,26 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.runs import Run
 
 TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar10-16x16": 50_000, "imagefolder": 1_281_167}  # ImageNet's
-PROBES = {"resnet50-v2": (50, (2, 8))}  # depth and batches whose steps are measured; of other networks as below
-PROBE = (16, (8, 64))
+PROBES = {"wide-resnet": (16, 8, 64), "residual-mlp": (16, 8, 64), "resnet50-v2": (50, 2, 8)}  # depth and two batches
 PROBE_STEPS = 4
 BACKWARD = 3  # a training step costs about three forward passes
-OVERHEAD = 2e6  # operations that a block of any size could have done while it is being started
 
 
 def steps_of(config: RunConfig) -> int:
-    """Optimizer steps of the whole run."""
+    """A run's optimizer steps."""
     return config.total_steps(config.split(TRAINING_IMAGES[config.data]))
 
 
 def operations_per_image(config: RunConfig) -> float:
-    """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used.
-
-    A Wide-ResNet's three stages have 16 k, 32 k and 64 k channels and a fourth of the pixels each time, so that a
-    block costs the same in every stage: 2 layers of 2 * 9 * (16 k)^2 * pixels operations. So it is in ResNet-50-V2, after
-    its first convolution of 7x7 and a maximum, a fourth of the pixels each: a bottleneck of 4 c, c and c to 4 c channels has
-    2 * (4 + 9 + 4) * c^2 * pixels, with c = 64 k.
-    """
+    """Floating-point operations of one forward pass, counting matrix products and convolutions: two per weight used."""
     channels, height, width = image_shape(config)
-    if config.network == "resnet50-v2":
-        first = 2 * 49 * channels * 64 * height * width / 4
-        per_block = 2 * 17 * (64 * config.width) ** 2 * height * width / 16
-    elif config.network == "residual-mlp":
-        per_block, first = 2 * 2 * config.width**2, 2 * channels * height * width * config.width
-    else:
-        per_block = 2 * 2 * 9 * (16 * config.width) ** 2 * height * width
-        first = 2 * 9 * channels * 16 * height * width
-    return first + config.blocks * per_block
+    pixels = height * width
+    first, block = {  # a stage has twice the channels of the last and a fourth of its pixels: all blocks cost the same
+        "wide-resnet": (2 * 9 * channels * 16 * pixels, 2 * 2 * 9 * (16 * config.width) ** 2 * pixels),
+        "residual-mlp": (2 * channels * pixels * config.width, 2 * 2 * config.width**2),
+        "resnet50-v2": (2 * 49 * channels * 64 * pixels / 4, 2 * (4 + 9 + 4) * (64 * config.width) ** 2 * pixels / 16),
+    }[config.network]
+    return first + config.blocks * block
 
 
 def image_shape(config: RunConfig) -> tuple[int, int, int]:
@@ -58,68 +48,39 @@ def operations(config: RunConfig) -> float:
     return BACKWARD * steps_of(config) * config.batch_size * operations_per_image(config)
 
 
-def work(config: RunConfig) -> float:
-    """Operations of a whole run, those included that its steps' blocks cost by being started at all.
-
-    Relative: two runs compare by it on any device. `predicted_seconds` has seconds, of the device at hand.
-    """
-    return operations(config) + BACKWARD * steps_of(config) * config.blocks * OVERHEAD
-
-
-def predicted_seconds(configs: Iterable[RunConfig]) -> float:
-    """How long some runs take on this machine, one after the other; those that diverge end early and cost less.
-
-    It rests on real training steps, taken now, of networks of 16 layers at batches of 8 and 64 (ResNet-50-V2: 50, and 2 and 8),
-    one pair for each kind of network in the list. Seconds a step are taken as linear in the batch, and as proportional to the
-    number of blocks. Reading an imagefolder is not counted.
-    """
-    return sum(map(_seconds, configs))
-
-
 def describe_costs(configs: Iterable[RunConfig]) -> str:
     """What runs would cost here, part by part, as text."""
-    configs, parts = list(configs), {}
+    configs, parts, rows = list(configs), {}, []
     for config in configs:
         parts.setdefault((config.network, config.depth, config.width, config.batch_size), []).append(config)
     parts["all", "", "", ""] = configs
-    rows = [
-        (*part, len(runs), f"{sum(map(operations, runs)):.1e}", _duration(predicted_seconds(runs)))
-        for part, runs in parts.items()
-    ]
+    for part, runs in parts.items():
+        total = sum(map(operations, runs))
+        rows.append((*part, len(runs), f"{total:.1e}", _duration(sum(map(predicted_seconds, runs)))))
     headers = ("network", "depth", "width", "batch", "runs", "operations", "time")
-    basis = (
-        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from training steps "
+    return (
+        f"{tabulate(rows, headers, disable_numparse=True)}\n\n"
+        f"Predicted for this machine ({resolve_device(configs[0].device).type}), one run after the other, from steps "
         "of small networks measured just now, times steps and blocks. Runs that diverge end early and cost less. "
-        f"A device that sustained 10^13 operations a second would take {_duration(sum(map(operations, configs)) / 1e13)}."
+        f"A device that sustained 10^13 operations a second would take {_duration(total / 1e13)}."
     )
-    return f"{tabulate(rows, headers=headers, disable_numparse=True)}\n\n{basis}"
 
 
 def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
+    units = {"days": 86_400, "hours": 3600, "minutes": 60}
+    unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "seconds")
+    return f"{seconds / units.get(unit, 1):.1f} {unit}"
 
 
-def _seconds(config: RunConfig) -> float:
-    normalization = get_recipe(config.recipe).normalization
-    recipe = config.recipe if normalization != "none" else "skipinit"
-    depth, batches = PROBES.get(config.network, PROBE)
-    kind = RunConfig(
-        recipe=recipe,
-        network=config.network,
-        depth=depth,
-        width=config.width,
-        data=config.data,
-        image_size=config.image_size,
-        precision=config.precision,
-        device=resolve_device(config.device).type,
-        learning_rate=1e-4,
-    )
-    small, large = (_step_seconds(kind.replace(batch_size=b)) for b in batches)
-    per_image = max(large - small, 0.0) / (batches[1] - batches[0])
-    step = max(small + per_image * (config.batch_size - batches[0]), small * 0.5)
+def predicted_seconds(config: RunConfig) -> float:
+    """Of a run here, less reading files: from steps of a small network, now, as linear in the batch and the blocks."""
+    depth, few, many = PROBES[config.network]
+    kind = {name: getattr(config, name) for name in ("network", "width", "data", "image_size", "precision")}
+    kind["recipe"] = "skipinit" if get_recipe(config.recipe).normalization == "none" else config.recipe
+    probe = RunConfig(depth=depth, device=resolve_device(config.device).type, learning_rate=1e-4, epochs=2, **kind)
+    small, large = (_step_seconds(probe.replace(batch_size=b)) for b in (few, many))
+    per_image = max(large - small, 0.0) / (many - few)
+    step = max(small + per_image * (config.batch_size - few), small * 0.5)
     return steps_of(config) * step * config.blocks / blocks_of(depth, config.network)
 
 
@@ -135,8 +96,7 @@ def _step_seconds(config: RunConfig) -> float:
     size = f"{config.network} of depth {config.depth} and width {config.width}, batch_size {config.batch_size}"
     with named_if_too_large(f"the run does not fit in memory: {size}, on {config.device}"):
         images = noise(config.data, PROBE_STEPS * config.batch_size, image_shape(config)).to(config.device)
-        run = Run(config.replace(epochs=2), images)
-        for epoch in range(2):  # the first warms up
-            times.clear()
-            run.epoch(epoch, note_time)
+        run = Run(config, images)
+        run.epoch(0)  # warms up
+        run.epoch(1, note_time)
     return statistics.median(after - before for before, after in itertools.pairwise(times))

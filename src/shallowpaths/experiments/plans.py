@@ -1,33 +1,23 @@
-"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`, beside their records."""
+"""Plans: lists of runs, written as TOML files. Those of the paper's tables and figure lie in `shipped`."""
 
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.config import SETTINGS, RunConfig
 
 FOLDER = Path(__file__).parent / "shipped"
 NAMES: tuple[str, ...] = tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
-TABLES = ("description", "common", "grid", "runs")
+TABLES = ("description", "common", "grid")
 RATES = ("learning_rate", "effective_learning_rate")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A list of runs with a name.
+class Plan(NamedTuple):
+    """A list of runs, and what it is for."""
 
-    Attributes:
-        name: of a shipped plan, or the file's.
-        description: what the plan is for, one or a few sentences.
-        configs: the runs, in order.
-    """
-
-    name: str
     description: str
     configs: tuple[RunConfig, ...]
 
@@ -35,67 +25,48 @@ class Plan:
 def read_plan(name_or_path: str | Path) -> Plan:
     """The shipped plan of that name, or the plan in that file.
 
-    A plan has a `description`, a table `common` with settings of every run, any number of tables `[[grid]]`, in which
-    a list stands for one run per value and several lists for every combination, and any number of tables `[[runs]]`,
-    one run each. Settings are RunConfig's, or `effective_learning_rate` instead of `learning_rate`. A rate may be
-    written as a power, "2^-3", or as all whole powers of 2 of a range, "2^-3..2^0".
-
-    Raises:
-        ValueError: no such plan, no TOML, an unknown key, or a bad value.
+    A plan has a `description`, a table `common` with settings of every run, and tables `[[grid]]`: a list there stands
+    for one run per value, several lists for every combination. Settings are RunConfig's, or `effective_learning_rate`.
+    A rate may be "2^-3", or all whole powers of 2 of a range, "2^-3..2^0". Raises ValueError: no such plan, no TOML, an
+    unknown key, or a bad value.
     """
     path = FOLDER / f"{name_or_path}.toml" if str(name_or_path) in NAMES else Path(name_or_path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(
-            f"plan {str(name_or_path)!r}: neither a file that can be read nor a shipped plan. Shipped are {', '.join(NAMES)}"
-        ) from error
+        said = f"neither a file that can be read nor a shipped plan. Shipped are {', '.join(NAMES)}"
+        raise ValueError(f"plan {str(name_or_path)!r}: {said}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"plan {path.name} is no TOML: {error}") from error
     try:
-        return _plan(path.stem, content)
+        return _plan(content)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"plan {path.name}: {error}") from error
 
 
-def _plan(name: str, content: dict[str, Any]) -> Plan:
+def _plan(content: dict[str, Any]) -> Plan:
     _known(content, TABLES, "the plan")
-    common = content.get("common", {})
-    _known(common, SETTINGS, "[common]")
-    configs = []
-    for kind in ("grid", "runs"):
-        tables = content.get(kind, [])
-        if not isinstance(tables, list):
-            raise ValueError(f"{kind} is no list of tables: write [[{kind}]], with two brackets")
-        for number, table in enumerate(tables, start=1):
-            where = f"[[{kind}]] number {number}"
-            _known(table, SETTINGS, where)
-            settings = _merged(common, table, where)
-            if kind == "runs" and (lists := [key for key, value in settings.items() if len(value) != 1]):
-                raise ValueError(f"{where} gives {', '.join(lists)} several values: that is what [[grid]] is for")
-            configs += _product(settings)
+    common, tables, configs = _known(content.get("common", {}), SETTINGS, "[common]"), content.get("grid", []), []
+    if not isinstance(tables, list):
+        raise ValueError("grid is no list of tables: write [[grid]], with two brackets")
+    for number, table in enumerate(tables, start=1):
+        settings = _merged(common, _known(table, SETTINGS, f"[[grid]] number {number}"))
+        make = RunConfig.at_effective_rate if "effective_learning_rate" in settings else RunConfig
+        configs += [make(**dict(zip(settings, x, strict=True))) for x in itertools.product(*settings.values())]
     if not configs:
-        raise ValueError("it holds no run: give it a [[grid]] or [[runs]]")
-    return Plan(name, " ".join(str(content.get("description", "")).split()), tuple(configs))
+        raise ValueError("it holds no run: give it a [[grid]]")
+    return Plan(" ".join(str(content.get("description", "")).split()), tuple(configs))
 
 
-def _merged(common: dict[str, Any], table: dict[str, Any], where: str) -> dict[str, list]:
+def _merged(common: dict[str, Any], table: dict[str, Any]) -> dict[str, list]:
     """Every setting with its list of values; a table's own rate or budget stands instead of the common one."""
-    kept = dict(common)
     for rivals in (RATES, ("epochs", "steps")):
         if any(r in table for r in rivals):
-            kept = {k: v for k, v in kept.items() if k not in rivals}
-    settings = {**kept, **table}
-    if all(rate in settings for rate in RATES):
-        raise ValueError(f"{where}: give either learning_rate or effective_learning_rate, not both")
-    return {key: _values(key, value) for key, value in settings.items()}
-
-
-def _values(key: str, value: Any) -> list:
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        raise ValueError(f"{key} is an empty list")
-    return list(itertools.chain.from_iterable(map(_rates, values))) if key in RATES else values
+            common = {key: value for key, value in common.items() if key not in rivals}
+    settings = {key: value if isinstance(value, list) else [value] for key, value in {**common, **table}.items()}
+    if empty := [key for key, values in settings.items() if not values]:
+        raise ValueError(f"{', '.join(empty)} is an empty list")
+    return {key: [*itertools.chain(*map(_rates, v))] if key in RATES else v for key, v in settings.items()}
 
 
 def _rates(value: Any) -> list[float]:
@@ -111,15 +82,9 @@ def _rates(value: Any) -> list[float]:
     return [2.0**k for k in range(low, high + 1)]
 
 
-def _product(settings: dict[str, list]) -> Iterator[RunConfig]:
-    for values in itertools.product(*settings.values()):
-        chosen = dict(zip(settings, values, strict=True))
-        rate = chosen.pop("effective_learning_rate", None)
-        yield RunConfig(**chosen) if rate is None else RunConfig.at_effective_rate(rate, **chosen)
-
-
-def _known(table: Any, known: tuple[str, ...], where: str) -> None:
+def _known(table: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"{where} is no table of settings")
     for key in table:
         one_of(f"{where}: key", key, known)
+    return table

@@ -1,13 +1,11 @@
 """What many runs say together: mean and spread over seeds, and the best learning rate."""
 
 import itertools
-import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,75 +13,49 @@ from shallowpaths.theory import checks
 from shallowpaths.training.config import SETTINGS
 from shallowpaths.training.record import RunRecord
 
-STABLE_ERROR = 0.81
-"""A validation error below this is that of a run that learned: 90 % of the error of guessing one of ten classes. On 5000 images
-guessing stays above it by 20 standard errors."""
+Criterion = Callable[[RunRecord], float]  # infinite for a failed run
+STABLE_ERROR = 0.81  # a validation error below this is that of a run that learned: 90 % of that of guessing one of ten
 
 
-@dataclass(frozen=True)
-class Point:
-    """What the runs of one setting, over seeds, say together.
+class Point(NamedTuple):
+    """What the runs of one setting, over seeds, say together."""
 
-    Attributes:
-        accuracy, accuracy_std: test accuracy in 0 .. 1 over the runs that finished, or the best of them; None if none
-            did, and no standard deviation of a single one.
-        train_loss: mean training loss over the last epoch; infinite if any run diverged.
-        finished, diverged: number of runs.
-    """
-
-    accuracy: float | None
-    accuracy_std: float | None
-    train_loss: float
+    accuracy: float | None  # of the test, in 0 .. 1, over the runs that finished or the best of them
+    accuracy_std: float | None  # None of a single one
+    train_loss: float  # the last epoch's, infinite if any run diverged
     finished: int
     diverged: int
 
 
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
-    """One Point from the runs of one setting.
-
-    Args:
-        best: take the accuracy's mean and standard deviation over this many of the finished runs, those with the highest
-            test accuracy (the protocol's "best 5 of 7"); None takes all. It flatters every method alike.
-
-    Raises:
-        ValueError: no record was given, or `best` is below 1.
-    """
-    runs = list(records)
-    if not runs:
+    """A setting's Point, accuracy of the `best` so many runs, or all. Raises ValueError: no record, `best` below 1."""
+    if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
     if best is not None and best < 1:
         raise ValueError(f"best {best} must be at least 1")
-    all_accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
-    accuracies = sorted(all_accuracies, reverse=True)[:best]
-    return Point(
-        accuracy=statistics.fmean(accuracies) if accuracies else None,
-        accuracy_std=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        train_loss=statistics.fmean(r.train_loss for r in runs),
-        finished=len(all_accuracies),
-        diverged=len(runs) - len(all_accuracies),
-    )
+    accuracies = [r.test_accuracy for r in runs if r.test_accuracy is not None]
+    taken = sorted(accuracies, reverse=True)[:best]
+    mean, deviation = statistics.fmean(taken) if taken else None, statistics.stdev(taken) if len(taken) > 1 else None
+    train_loss = statistics.fmean(r.train_loss for r in runs)
+    return Point(mean, deviation, train_loss, len(accuracies), len(runs) - len(accuracies))
 
 
 def select(records: Iterable[RunRecord], **settings: Any) -> list[RunRecord]:
-    """The records whose configs have all of these settings, in their order.
+    """The records whose configs have these settings, in their order; of a list, set or range of values any one.
 
-    Args:
-        settings: of RunConfig, or `effective_learning_rate`; several values, in a list, a set or a range, stand for any of them.
-            Numbers may differ by rounding.
-
-    Raises:
-        ValueError: a setting that a config does not have; it lists those that there are.
+    Numbers may differ by rounding. Raises ValueError: a setting is unknown.
     """
-    for name in settings:
+    found = list(records)
+    for name, value in settings.items():
         checks.one_of("setting", name, SETTINGS)
-    several = {name: isinstance(value, Iterable) and not isinstance(value, str) for name, value in settings.items()}
-    asked = {name: list(value) if several[name] else [value] for name, value in settings.items()}
-    return [r for r in records if all(_is_any(getattr(r.config, name), values) for name, values in asked.items())]
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+        found = [r for r in found if any(_alike(getattr(r.config, name), value) for value in values)]
+    return found
 
 
-def _is_any(found: Any, values: Iterable[Any]) -> bool:
-    numbers = [value for value in values if isinstance(value, (int, float))]
-    return found in values or (isinstance(found, float) and any(math.isclose(found, number) for number in numbers))
+def _alike(found: Any, asked: Any) -> bool:
+    numbers = isinstance(found, float) and isinstance(asked, (int, float))
+    return math.isclose(found, asked) if numbers else found == asked
 
 
 def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[RunRecord]]:
@@ -95,43 +67,32 @@ def group_by(records: Iterable[RunRecord], *settings: str) -> dict[tuple, list[R
 
 
 def by_rate(records: Iterable[RunRecord]) -> dict[float, list[RunRecord]]:
-    """Records by their effective learning rate, from the smallest to the largest."""
-    return {rate: runs for (rate,), runs in sorted(group_by(records, "effective_learning_rate").items())}
+    """Records by their effective learning rate, from the smallest to the largest. Raises ValueError: there is none."""
+    if not (groups := group_by(records, "effective_learning_rate")):
+        raise ValueError("there is no record to choose a rate from")
+    return {rate: groups[rate,] for (rate,) in sorted(groups)}
 
 
 def by_setting(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
     """Records in groups that differ in learning rate and seed only, in order of first appearance."""
-    groups: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        setting = {**record.config.to_dict(), "learning_rate": 0, "seed": 0}
-        groups[json.dumps(setting, sort_keys=True)].append(record)
-    return list(groups.values())
+    shared = [name for name in SETTINGS if name not in ("learning_rate", "effective_learning_rate", "seed")]
+    return list(group_by(records, *shared).values())
 
 
-@dataclass(frozen=True)
-class BestRate:
-    """The best learning rate of a grid.
+class BestRate(NamedTuple):
+    """The best learning rate of a grid; rates are effective ones, None if no rate trained.
 
-    Attributes:
-        effective_rate: the best effective learning rate; None if no rate trained.
-        loss: the criterion's mean there.
-        as_good: smallest and largest effective rate whose mean lies within one standard error of the best: that of the mean
-            over seeds. The validation error of a single run has the binomial one, sqrt(p (1 - p) / n) for n images held out;
-            what another seed would change is not in it. Any other criterion of a single run has none.
-        largest_stable: going up from the best rate, the last one before the first at which a run is not stable; None if
-            no rate trained. Rates below the best are not asked: a run that is only slow is not unstable.
-        on_edge: "low" or "high" if the best rate is the grid's end, "only" if it is all of the grid: the true optimum may lie beyond.
-        between_rates: where a parabola through the best rate and its two neighbours, in the logarithms of rate and
-            criterion, has its minimum; the best rate itself on an edge or beside a rate that is not stable. The neighbours may
-            be at different distances.
+    `as_good` are the smallest and the largest within one standard error of the best: of the mean over seeds, or of a
+    run's validation error, sqrt(p (1 - p) / n) of n images. `between_rates` is the minimum of a parabola through the
+    best rate and its neighbours, in the logarithms of rate and criterion; on an edge or beside failure, the best rate.
     """
 
     effective_rate: float | None
-    loss: float
-    as_good: tuple[float, float] | None
-    largest_stable: float | None
-    on_edge: str | None
-    between_rates: float | None
+    loss: float  # the criterion's mean there
+    as_good: tuple[float, float] | None = None
+    largest_stable: float | None = None  # going up from the best, the last before the first that is not stable
+    on_edge: str | None = None  # "low" or "high" if the best is the grid's end, "only" if it is all of the grid
+    between_rates: float | None = None
 
 
 def final_train_loss(record: RunRecord) -> float:
@@ -140,44 +101,28 @@ def final_train_loss(record: RunRecord) -> float:
 
 
 def validation_error(record: RunRecord) -> float:
-    """The share of the validation split that is classified wrongly after the last epoch, infinite for a diverged run.
-
-    Raises:
-        ValueError: the run held nothing out to choose on.
-    """
-    if record.outcome == "diverged":
-        return math.inf
-    if record.validation_accuracy is None:
+    """The wrong share of the validation split, infinite for a diverged run. Raises ValueError: there is no split."""
+    if record.outcome == "finished" and record.validation_accuracy is None:
         raise ValueError("the run has no validation split to choose a rate on: set validation above 0")
-    return 1 - record.validation_accuracy
+    return math.inf if record.outcome == "diverged" else 1 - record.validation_accuracy
 
 
 def best_rate(
-    records: Iterable[RunRecord],
-    criterion: Callable[[RunRecord], float] = final_train_loss,
-    stable_below: float = float("inf"),
+    records: Iterable[RunRecord], criterion: Criterion = final_train_loss, stable_below: float = math.inf
 ) -> BestRate:
-    """The rate with the smallest mean criterion, among records that differ in learning rate and seed only.
+    """The rate with the smallest mean criterion; records that differ in more than rate and seed are a ValueError.
 
-    Args:
-        criterion: what shall be small; infinite for a failed run.
-        stable_below: a run is stable if its criterion is finite and below this, for example 90 % of what guessing has:
-            0.9 ln(10) of the training loss, STABLE_ERROR of the validation error.
-
-    Raises:
-        ValueError: no record, or records that differ in another setting.
+    A run is stable if its criterion is below `stable_below`, for example 90 % of what guessing has: 0.9 ln(10) of the
+    training loss, STABLE_ERROR of the validation error.
     """
-    records = list(records)
-    if not records:
-        raise ValueError("there is no record to choose a rate from")
-    if len(by_setting(records)) > 1:
-        raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
     runs_at = by_rate(records)
+    if len(by_setting(itertools.chain(*runs_at.values()))) > 1:
+        raise ValueError("the records differ in more than learning rate and seed: choose one setting first")
     rates, values_at = list(runs_at), {rate: [criterion(r) for r in runs] for rate, runs in runs_at.items()}
     stable = {rate: all(value < stable_below for value in values) for rate, values in values_at.items()}
     means = {rate: statistics.fmean(values) for rate, values in values_at.items() if stable[rate]}
     if not means:
-        return BestRate(None, float("inf"), None, None, None, None)
+        return BestRate(None, math.inf)
     best = min(means, key=means.__getitem__)
     margin = _standard_error(values_at[best], runs_at[best][0] if criterion is validation_error else None)
     as_good = [rate for rate, mean in means.items() if mean <= means[best] + margin]
@@ -191,7 +136,7 @@ def _standard_error(values: list[float], counted: RunRecord | None) -> float:
     if len(values) > 1:
         return statistics.stdev(values) / len(values) ** 0.5
     share = counted.config.validation if counted else 0.0
-    held_out = round(counted.train_images * share / (1 - share)) if counted else 0
+    held_out = counted and round(counted.train_images * share / (1 - share))
     return math.sqrt(values[0] * (1 - values[0]) / held_out) if held_out else 0.0
 
 
@@ -206,90 +151,67 @@ def _vertex(means: dict[float, float], best: float, rates: list[float]) -> float
 
 
 def rate_reaching(records: Iterable[RunRecord], loss: float) -> float:
-    """The smallest effective rate whose final training loss is `loss`, between the grid's rates.
+    """The smallest effective rate whose final training loss is `loss`, interpolated in the logarithms of both.
 
-    Interpolated in the logarithms of rate and loss, over records that differ in learning rate and seed only.
-
-    Raises:
-        ValueError: the smallest rate of the grid is below that loss already, or none reaches it; no record, or a loss
-            that has no logarithm.
+    Raises ValueError: the grid's smallest rate is below that loss already, or none reaches it; no record; a loss of 0.
     """
-    records = list(records)
-    if not records:
-        raise ValueError("there is no record to choose a rate from")
-    if not 0 < loss < math.inf:
-        raise ValueError(f"loss {loss!r} must be above 0 and finite: rates are interpolated in its logarithm")
-    means = [(rate, statistics.fmean(map(final_train_loss, runs))) for rate, runs in by_rate(records).items()]
-    for (rate, above), (next_rate, below) in itertools.pairwise(means):
-        if above >= loss >= below and math.isfinite(above):
-            if below <= 0:
-                return next_rate  # no logarithm to interpolate in
-            part = 0.0 if above == below else math.log(above / loss) / math.log(above / below)
-            return rate * (next_rate / rate) ** part
-    raise ValueError(f"no rate between {means[0][0]:g} and {means[-1][0]:g} brings the training loss down to {loss:g}")
+    runs_at, level = by_rate(records), math.log(checks.number("loss", loss, above=0))
+    means = {rate: statistics.fmean(map(final_train_loss, runs)) for rate, runs in runs_at.items()}
+    found = _first_down_to(level, [(math.log(x), math.log(max(mean, math.ulp(0)))) for x, mean in means.items()])
+    if math.isinf(found):
+        raise ValueError(f"no rate between {min(means):g} and {max(means):g} brings the training loss down to {loss:g}")
+    return math.exp(found)
 
 
 def steps_to_loss(record: RunRecord, loss: float) -> float:
-    """Optimizer steps after which the training loss has come down to `loss`; infinite if the run never gets there, or diverges.
+    """Optimizer steps after which the training loss has come down to `loss`; infinite if it never does, or diverges.
 
-    The curve has the mean over each epoch's steps, so a point stands for the middle of its epoch; between these middles the
-    loss is taken as linear. It is the loss that is trained on, of augmented images, with dropout where there is any. The
-    schedule spans the run's budget: runs of other budgets come down by another one.
-
-    Raises:
-        ValueError: the first epoch's mean is not above `loss`, so that the curve does not show when it was reached; or a loss
-            that is not above 0.
+    An epoch's mean stands for the middle of its steps; in between the loss, of augmented images, is taken as linear.
+    Raises ValueError: the first epoch's mean is not above `loss`, or `loss` not above 0.
     """
     checks.number("loss", loss, above=0)
     if record.outcome == "diverged":
         return math.inf
-    total = record.config.total_steps(record.train_images)
-    epochs = range(len(record.curve) + 1)
-    ends = [min(epoch * record.train_images // record.config.batch_size, total) for epoch in epochs]
+    images, total = record.train_images, record.config.total_steps(record.train_images)
+    ends = [min(epoch * images // record.config.batch_size, total) for epoch in range(len(record.curve) + 1)]
     middles = [(start + end) / 2 for start, end in itertools.pairwise(ends)]
     losses = [point["train_loss"] for point in record.curve]
     if losses[0] <= loss:
-        raise ValueError(f"loss {loss:g} is reached within the first epoch, whose mean is {losses[0]:.4g}: choose a smaller one")
-    for (start, above), (end, below) in itertools.pairwise(zip(middles, losses, strict=True)):
-        if below <= loss:
-            return start + (end - start) * (above - loss) / (above - below)
+        said = f"is reached within the first epoch, whose mean is {losses[0]:.4g}: choose a smaller one"
+        raise ValueError(f"loss {loss:g} {said}")
+    return _first_down_to(loss, zip(middles, losses, strict=True))
+
+
+def _first_down_to(level: float, curve: Iterable[tuple[float, float]]) -> float:
+    """Where a curve, linear between its points, first comes down to a level; infinite where it never does."""
+    for (start, above), (end, below) in itertools.pairwise(curve):
+        if above >= level >= below and math.isfinite(above):
+            return start if above == level else start + (end - start) * (above - level) / (above - below)
     return math.inf
 
 
 def fewest_steps(records: Iterable[RunRecord], loss: float) -> BestRate:
-    """The rate at which the training loss comes down to `loss` in the fewest steps: `best_rate` by `steps_to_loss`.
-
-    The result's `loss` is that number of steps, infinite where at no rate all seeds get there.
-    """
+    """`best_rate` by `steps_to_loss`: its `loss` is the steps, infinite where no rate gets there with all seeds."""
     return best_rate(records, lambda record: steps_to_loss(record, loss))
 
 
-def seconds_per_step(record: RunRecord) -> float:
-    """A finished run's wall time over its steps: the evaluation after each epoch is in it, and of lanes it is one's share."""
-    return record.seconds / record.config.total_steps(record.train_images)
-
-
 def step_costs(records: Iterable[RunRecord]) -> tuple[float, float]:
-    """(a, b), where a step on a batch of B images takes a B + b seconds: what an image costs, and what a step costs besides.
+    """(a, b), where a step on a batch of B images takes a B + b seconds, evaluation after the epochs included.
 
-    Least squares of the relative errors over the finished runs, neither cost below 0.
-
-    Raises:
-        ValueError: the finished runs have fewer than two batch sizes; records whose steps are not alike, of several recipes,
-            depths or widths, or with curvature in their seconds; one that took no time.
+    Least squares of the relative errors over the finished runs, neither cost below 0. Raises ValueError: fewer than two
+    batch sizes; several recipes, networks, depths, widths or data sets; no seconds, or with measurements of curvature.
     """
     runs = [r for r in records if r.outcome == "finished"]
     for name in ("recipe", "network", "depth", "width", "data", "curvature_images"):
         if len(values := {getattr(r.config, name) for r in runs}) > 1:
-            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: a step costs what it does for one")
+            raise ValueError(f"the runs differ in {name}, {', '.join(map(str, sorted(values)))}: choose one")
     if any(r.config.curvature_images or r.seconds <= 0 for r in runs):
-        raise ValueError("the seconds of a run must be those of its steps: above 0, and without measurements of curvature")
+        raise ValueError("the seconds of a run must be those of its steps: above 0, without measurements of curvature")
     if len({r.config.batch_size for r in runs}) < 2:
         raise ValueError("two costs need finished runs of at least two batch sizes")
-    parts = np.array([(r.config.batch_size, 1.0) for r in runs]) / [[seconds_per_step(r)] for r in runs]
+    seconds = [[r.seconds / r.config.total_steps(r.train_images)] for r in runs]
+    parts = np.array([(r.config.batch_size, 1.0) for r in runs]) / seconds
     costs = np.linalg.lstsq(parts, np.ones(len(runs)), rcond=None)[0]
-    if costs.min() < 0:
-        kept = costs.argmax()
-        costs = np.zeros(2)
-        costs[kept] = parts[:, kept].sum() / np.square(parts[:, kept]).sum()
+    if costs.min() < 0:  # then the other one alone
+        costs = (costs > 0) * parts.sum(0) / np.square(parts).sum(0)
     return float(costs[0]), float(costs[1])

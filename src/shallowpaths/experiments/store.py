@@ -12,29 +12,22 @@ from shallowpaths.theory.checks import one_of
 from shallowpaths.training.record import RunRecord
 
 log = logging.getLogger(__name__)
-
 FILE_NAME = "records.jsonl"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
 SHIPPED: tuple[str, ...] = tuple(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.jsonl")))
 
 
 class Store:
-    """A file of run records, one JSON line each. `pandas.read_json(store.path, lines=True)` reads it too.
+    """A file of run records, one JSON line each: at a path that ends in .jsonl, or a folder's records.jsonl.
 
-    One process owns a store at a time: it holds the store's lock from `with store:` to its end, or for the length of a
-    call. Beside the file lie, under its name with an ending more: `.lock`; `.checkpoints`, where interrupted runs stand.
-
-    Args:
-        path: a file whose name ends in .jsonl, or a folder, which then holds records.jsonl. Made when needed.
-
-    Raises:
-        ValueError: the file cannot be written, the path leads to something that is no plain file, like a device, or, here
-            and in every method, another process uses the store.
+    One process owns a store at a time, by a lock beside it, from `with store:` to its end or for a call's length.
+    Raises ValueError: it cannot be written, is no plain file, or, here and in every method, another process uses it.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = _plain_file(path)
-        self._lock = FileLock(self._beside(".lock"), blocking=False)
+        self.checkpoint_folder = self.path.with_name(f"{self.path.name}.checkpoints")  # of interrupted runs
+        self._lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), blocking=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self, self.path.open("a"):
@@ -47,96 +40,68 @@ class Store:
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise ValueError(
-                f"the record store {self.path} is in use by another process, a sweep perhaps: wait for its end, or take "
-                "another store"
-            ) from error
+            said = "is in use by another process, a sweep perhaps: wait for its end, or take another store"
+            raise ValueError(f"the record store {self.path} {said}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    @property
-    def checkpoint_folder(self) -> Path:
-        """Where the checkpoints of this store's runs belong."""
-        return self._beside(".checkpoints")
-
     def append(self, *records: RunRecord) -> None:
-        """Add records; when this returns, they are on the disk.
-
-        Raises:
-            ValueError: they cannot be written, because the disk is full. The file is as it was, and the error has their lines.
-        """
+        """Add records, on the disk when this returns; or a ValueError has their lines, and the file is as it was."""
         text = b"".join(record.to_json().encode() + b"\n" for record in records)
         try:
             with self, self.path.open("rb+", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
-                cut = end > 0 and not _ends_with_newline(file)
+                file.seek(max(end - 1, 0))
+                cut = file.read(1) not in (b"", b"\n")  # a line that was cut short stays one damaged line
+                rest = memoryview(b"\n" * cut + text)
                 try:
-                    _write_all(file, b"\n" * cut + text)  # a line that was cut short stays one damaged line
+                    while rest:  # a full disk may take a part only, and then raises
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
                 except BaseException:  # Ctrl-C too: half a line is worse than none
                     with contextlib.suppress(OSError):
                         file.truncate(end)
                     raise
         except OSError as error:
-            raise ValueError(
-                f"{len(records)} finished runs cannot be written to {self.path} ({error.strerror or error}). "
-                f"Make room and add these lines to it:\n{text.decode()}"
-            ) from error
+            said = f"{len(records)} finished runs cannot be written to {self.path} ({error.strerror or error})"
+            raise ValueError(f"{said}. Make room and add these lines to it:\n{text.decode()}") from error
 
     def load(self) -> list[RunRecord]:
-        """One record for each run, in order: of several with one config the first.
-
-        Lines that are no records, and runs that stand twice, are reported in a warning and passed over.
-
-        Raises:
-            ValueError: the store cannot be read.
-        """
-        try:
-            with self:
-                return load_records(self.path)
-        except OSError as error:
-            raise ValueError(f"the record store {self.path} cannot be read: {error.strerror or error}") from error
-
-    def _beside(self, ending: str) -> Path:
-        return self.path.with_name(self.path.name + ending)
+        """`load_records` of the store's file."""
+        with self:
+            return load_records(self.path)
 
 
 def load_records(path: str | os.PathLike) -> list[RunRecord]:
-    """The records of a store's file or folder, as Store.load gives them: for what is only read."""
+    """The records of a store's file or folder, one for each run, in order: of several with one config the first.
+
+    Other lines are passed over with a warning. Raises OSError: the file cannot be read.
+    """
     records, first_line = [], {}
-    for number, line in enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    lines = enumerate(_plain_file(path).read_bytes().split(b"\n"), start=1)
+    for number, line in ((number, line) for number, line in lines if line.strip()):
         try:
             record = RunRecord.from_json(line.decode())
         except ValueError as error:  # json's and unicode's errors are ValueErrors too
             log.warning("%s, line %d is passed over: it is damaged or no run record: %s", path, number, error)
             continue
-        if first_line.setdefault(record.config.key, number) == number:
+        if (first := first_line.setdefault(record.config.key, number)) == number:
             records.append(record)
         else:
-            first = first_line[record.config.key]
             log.warning("%s, line %d is passed over: its run stands in line %d already", path, number, first)
     return records
 
 
 def shipped_records(plan: str) -> list[RunRecord]:
-    """The records that come with the package, of runs of the shipped plan of that name.
-
-    Raises:
-        ValueError: no records are shipped under that name; it lists those that are.
-    """
+    """The records of that shipped plan that come with the package. Raises ValueError: it has none."""
     one_of("shipped records", plan, SHIPPED)
     return load_records(SHIPPED_FOLDER / f"{plan}.jsonl")
 
 
 def _plain_file(path: str | os.PathLike) -> Path:
-    """The store's file at this path, which may be a folder; nothing is made.
-
-    Raises:
-        ValueError: the path is empty, or what lies there is neither file nor folder.
-    """
+    """The store's file at this path, which may be a folder; nothing is made."""
     if not os.fspath(path):
         raise ValueError("the record store's path is empty: give a folder, or a file whose name ends in .jsonl")
     place = Path(path).expanduser()
@@ -144,16 +109,3 @@ def _plain_file(path: str | os.PathLike) -> Path:
     if file.exists() and not file.is_file():
         raise ValueError(f"the record store {file} cannot be written: it is no plain file")
     return file
-
-
-def _write_all(file, text: bytes) -> None:
-    """Write to an unbuffered file, to the disk; a full disk may take a part only, and then raises."""
-    view = memoryview(text)
-    while view:
-        view = view[file.write(view) :]
-    os.fsync(file.fileno())
-
-
-def _ends_with_newline(file) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

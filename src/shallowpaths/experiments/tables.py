@@ -1,106 +1,92 @@
 """Tables of records, as text: one run, every point, and the best rate of every setting."""
 
+import contextlib
 import math
 import textwrap
 from collections.abc import Iterable
 
 from tabulate import tabulate
 
-from shallowpaths.experiments.paper import Comparison, beside_paper
-from shallowpaths.experiments.records import (
-    BestRate,
-    Point,
-    best_rate,
-    by_rate,
-    by_setting,
-    final_train_loss,
-    group_by,
-    summarise,
-    validation_error,
-)
+from shallowpaths.experiments.paper import beside_paper
+from shallowpaths.experiments.records import Point, best_rate, by_rate, by_setting, summarise, validation_error
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.record import RunRecord
 
-SETTINGS = {
-    "recipe": "recipe",
-    "network": "network",
-    "depth": "depth",
-    "width": "width",
-    "batch_size": "batch",
-    "l2": "L2",
-}
 STAR = "* the best of the rates that were tried is the smallest or the largest of them"
-EDGE_WARNING = (
-    "{} of {} best rates lie on their grid's edge. The optimum may lie beyond: "
-    "try larger rates than a high edge, smaller ones than a low edge, both beside an only rate"
-)
+PAPER_COLUMNS = ("method", "depth", "paper: accuracy %", "rates",
+                 "here: accuracy %", "rate", "runs", "outcome here", "verdict")  # fmt: skip
 
 
 def describe(records: Iterable[RunRecord], best: int | None = None) -> str:
-    """Every point, the best rate of each setting, a warning if an optimum lies on its grid's edge; and, of runs of the paper's
-    depth table, the table beside the paper.
+    """Every point, each setting's best rate, a warning of optima on an edge; the paper's table beside a study of it.
 
-    Args:
-        best: as in `summarise`.
-
-    Raises:
-        ValueError: there is no record.
+    `best` as in `summarise`. Raises ValueError: there is no record.
     """
-    records = list(records)
-    if not records:
+    if not (records := list(records)):
         raise ValueError("the store holds no record yet")
-    groups = by_setting(records)
-    settings = _telling(groups)
-    points, choices, on_edge = [], [], 0
-    for group in groups:
-        name = tuple(str(getattr(group[0].config, s)) for s in settings)
+    groups, points, choices, on_edge = by_setting(records), [], [], 0
+    configs = [group[0].config.to_dict() for group in groups]
+    differ = {s for s in configs[0] if len({str(c[s]) for c in configs}) > 1} - {"learning_rate", "seed"}
+    accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
+    for group, config in zip(groups, configs, strict=True):
+        name = {s: str(value) for s, value in config.items() if s in differ | {"recipe", "depth"}}
         at_rates = {rate: summarise(runs, best) for rate, runs in by_rate(group).items()}
         for rate, point in at_rates.items():
-            counts = str(point.finished + point.diverged), str(point.diverged)
-            points.append((*name, f"{rate:.4g}", _percent(point), f"{point.train_loss:.4f}", *counts))
-        held_out = group[0].config.validation > 0
-        chosen = best_rate(group, validation_error if held_out else final_train_loss)
-        choices.append((*name, *_choice(chosen, at_rates, "validation accuracy" if held_out else "training loss")))
+            row = {"effective rate": f"{rate:.4g}", accuracy: _percent(point), "train loss": f"{point.train_loss:.4f}"}
+            points.append(name | row | {"runs": point.finished + point.diverged, "diverged": point.diverged})
+        chosen, by = best_rate(group), "training loss"
+        if config["validation"]:
+            chosen, by = best_rate(group, validation_error), "validation accuracy"
+        choice = "-", "-", "-", "-", "every rate diverged"
+        if (rate := chosen.effective_rate) is not None:
+            good = "{:.4g} .. {:.4g}".format(*chosen.as_good)
+            choice = f"{rate:.4g}", good, chosen.on_edge or "no", _percent(at_rates[rate]), by
+        columns = "best effective rate", "as good", "on edge", accuracy, "chosen by"
+        choices.append(name | dict(zip(columns, choice, strict=True)))
         on_edge += chosen.on_edge is not None
-    names = [SETTINGS.get(s, s) for s in settings]
-    accuracy = "accuracy %" if best is None else f"accuracy %, best {best}"
-    tables = (
-        (points, ("effective rate", accuracy, "train loss", "runs", "diverged")),
-        (choices, ("best effective rate", "as good", "on edge", accuracy, "chosen by")),
-    )
-    text = "\n\n".join(tabulate(rows, [*names, *more], disable_numparse=True) for rows, more in tables)
+    parts = [tabulate(rows, "keys", disable_numparse=True) for rows in (points, choices)]
     if on_edge:
-        text += f"\n\nwarning: {EDGE_WARNING.format(on_edge, len(groups))}"
-    return text + _beside_paper(records)
-
-
-PAPER_COLUMNS = ("method", "depth", "paper: accuracy %", "rates", "here: accuracy %", "rate", "runs", "outcome here", "verdict")
+        said = f"warning: {on_edge} of {len(groups)} best rates lie on their grid's edge. The optimum may lie beyond: "
+        parts.append(f"{said}try larger rates than a high edge, smaller ones than a low edge, both beside an only rate")
+    with contextlib.suppress(ValueError):  # some cell of the paper's table has runs of several settings
+        rows = paper_rows(records)
+        if len({method for method, *_, outcome, _ in rows if outcome != "not run"}) > 1:
+            parts.append(f"{tabulate(rows, PAPER_COLUMNS, disable_numparse=True)}\n{STAR}")
+    return "\n\n".join(parts)
 
 
 def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
     """The paper's depth table beside the records', a row of PAPER_COLUMNS for each cell; see `paper.beside_paper`.
 
-    Rates are effective ones. A rate on the edge of the grid that was tried has a star: a better one may lie beyond.
+    Rates are effective ones. One on the edge of the grid that was tried has a star.
     """
-    return [_paper_row(cell) for cell in beside_paper(records)]
+    rows = []
+    for cell in beside_paper(records):
+        paper, best = cell.published, cell.best
+        theirs = rates = ours = rate = "-"
+        if paper.accuracy is not None:
+            theirs = f"{100 * paper.accuracy:.1f} ± {100 * paper.deviation:.1f}"
+            rates = f"2^{paper.best} (2^{paper.lowest}..2^{paper.highest})"
+        if cell.point is not None:
+            ours = _percent(cell.point)
+            rate = f"2^{math.log2(best.effective_rate):.3g}" + "*" * bool(best.on_edge)
+        row = paper.method, str(paper.depth), theirs, rates, ours, rate, str(len(cell.runs)), cell.outcome, cell.verdict
+        rows.append(row)
+    return rows
 
 
 def stands_on(records: Iterable[RunRecord]) -> str:
-    """On what some results stand, in words: data, networks, epochs, seeds, device and the time that they took.
-
-    Raises:
-        ValueError: there is no record.
-    """
-    listed = list(records)
-    if not listed:
+    """On what results stand: data, networks, budgets, seeds, devices, time. Raises ValueError: there is no record."""
+    if not (listed := list(records)):
         raise ValueError("there is no record to tell of")
-    by_depth = sorted(group_by(listed, "depth").items())
-    networks = sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed})
-    sizes, seeds = (" and ".join(map(str, sorted({getattr(r.config, name) for r in listed}))) for name in ("batch_size", "seed"))
-    hours = sum(r.seconds for r in listed) / 3600
-    epochs = ", ".join(f"{_budgets(runs)} at {depth} layers" for (depth,), runs in by_depth)
+    depths = sorted({r.config.depth for r in listed})
+    networks = "; ".join(sorted({f"{r.config.data}, {r.config.network} of width {r.config.width}" for r in listed}))
+    sizes = " and ".join(map(str, sorted({r.config.batch_size for r in listed})))
+    seeds = " and ".join(map(str, sorted({r.config.seed for r in listed})))
+    epochs = ", ".join(f"{_budgets(r for r in listed if r.config.depth == n)} at {n} layers" for n in depths)
+    runs = f"{len(listed)} runs of {sum(r.seconds for r in listed) / 3600:.1f} hours in all"
     devices = "; ".join(sorted({r.device_name for r in listed}))
-    sentence = f"{'; '.join(networks)}, batch {sizes}, {epochs}, seed {seeds}, {len(listed)} runs of {hours:.1f} hours in all on {devices}"
+    sentence = f"{networks}, batch {sizes}, {epochs}, seed {seeds}, {runs} on {devices}"
     return textwrap.fill(sentence, 88)  # a page has room for so much
 
 
@@ -108,33 +94,23 @@ def describe_run(record: RunRecord) -> str:
     """One run, line by line."""
     config = record.config
     shape = f"depth {config.depth} ({config.blocks} blocks), width {config.width}, {record.parameters:,} parameters"
+    images = f"{record.train_images:,} training images"
     rows = [
         ("network", f"{config.network}, {shape}"),
         ("recipe", config.recipe),
-        ("data", f"{config.data}, {record.train_images:,} training images, {_budget(config)}, batch {config.batch_size}"),
+        ("data", f"{config.data}, {images}, {_budget(config)}, batch {config.batch_size}"),
         ("learning rate", f"{config.learning_rate:g} (effective {config.effective_learning_rate:g})"),
         ("outcome", record.outcome if record.diverged_step is None else f"diverged at step {record.diverged_step}"),
     ]
-    if record.test_accuracy is not None:
-        rows += [("training loss", f"{record.train_loss:.4f}"), ("test accuracy", f"{100 * record.test_accuracy:.2f} %")]
-    if record.test_top5_accuracy is not None:
-        rows.append(("test top-5 accuracy", f"{100 * record.test_top5_accuracy:.2f} %"))
+    if record.outcome == "finished":
+        rows.append(("training loss", f"{record.train_loss:.4f}"))
+    tests = ("test accuracy", record.test_accuracy), ("test top-5 accuracy", record.test_top5_accuracy)
+    rows += [(name, f"{100 * share:.2f} %") for name, share in tests if share is not None]
     rows += [("seed, device", f"{config.seed}, {record.device_name}"), ("seconds", f"{record.seconds:.1f}")]
     return tabulate(rows, tablefmt="plain")
 
 
-def _beside_paper(records: list[RunRecord]) -> str:
-    """The paper's table beside the records, where they are a study of it: of several of its rows, one setting a cell."""
-    try:
-        cells = beside_paper(records)
-    except ValueError:  # a cell has runs of several settings
-        return ""
-    if len({cell.published.method for cell in cells if cell.runs}) < 2:
-        return ""
-    return "\n\n" + tabulate(map(_paper_row, cells), PAPER_COLUMNS, disable_numparse=True) + "\n" + STAR
-
-
-def _budgets(runs: list[RunRecord]) -> str:
+def _budgets(runs: Iterable[RunRecord]) -> str:
     """Every budget that some of the runs have, the longest first."""
     configs = sorted((r.config for r in runs), key=lambda c: (c.steps is not None, -(c.steps or c.epochs)))
     return " or ".join(dict.fromkeys(map(_budget, configs)))
@@ -145,43 +121,8 @@ def _budget(config: RunConfig) -> str:
     return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
-def _paper_row(cell: Comparison) -> tuple[str, ...]:
-    """A row of PAPER_COLUMNS."""
-    paper, best, point = cell.published, cell.best, cell.point
-    theirs = rates = ours = rate = "-"
-    if paper.accuracy is not None:
-        theirs = f"{100 * paper.accuracy:.1f} ± {100 * paper.deviation:.1f}"
-        rates = f"2^{paper.best} (2^{paper.lowest}..2^{paper.highest})"
-    if point is not None:
-        ours = _percent(point)
-        rate = _power(best.effective_rate) + ("*" if best.on_edge else "")
-    return paper.method, str(paper.depth), theirs, rates, ours, rate, str(len(cell.runs)), cell.outcome, cell.verdict
-
-
-def _power(rate: float) -> str:
-    """A rate as a power of 2, where it is one."""
-    exponent = math.log2(rate)
-    return f"2^{exponent:.0f}" if math.isclose(exponent, round(exponent), abs_tol=1e-6) else f"{rate:.3g}"
-
-
-def _telling(groups: list[list[RunRecord]]) -> list[str]:
-    """The settings to show: recipe and depth, and whatever else is not the same everywhere."""
-    configs = [group[0].config.to_dict() for group in groups]
-    order = [*SETTINGS, *(s for s in configs[0] if s not in SETTINGS)]
-    differ = [s for s in order if len({str(c[s]) for c in configs}) > 1 and s not in ("learning_rate", "seed")]
-    return [s for s in order if s in differ or s in ("recipe", "depth")]
-
-
 def _percent(point: Point) -> str:
     if point.accuracy is None:
         return "-"
     spread = "" if point.accuracy_std is None else f" ± {100 * point.accuracy_std:.2f}"
     return f"{100 * point.accuracy:.2f}{spread}"
-
-
-def _choice(chosen: BestRate, at_rates: dict[float, Point], by: str) -> tuple[str, ...]:
-    if chosen.effective_rate is None:
-        return "-", "-", "-", "-", "every rate diverged"
-    low, high = chosen.as_good
-    accuracy = _percent(at_rates[chosen.effective_rate])
-    return f"{chosen.effective_rate:.4g}", f"{low:.4g} .. {high:.4g}", chosen.on_edge or "no", accuracy, by

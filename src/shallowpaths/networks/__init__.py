@@ -1,7 +1,6 @@
 """Residual networks: one class per architecture, one residual block; what stands on the branch is a Recipe.
 
-A block ends in a ResidualAddition, a module of its own: it sees the skip path and the finished branch just before they
-meet, which is where the paper's quantities live and where `shallowpaths.measure` looks. Imports recipes and theory.
+A block ends in a ResidualAddition, a module: `shallowpaths.measure` looks where skip path and finished branch meet.
 """
 
 from shallowpaths.networks.architectures import ResidualMLP, ResNetV2, WideResNet, count_parameters

@@ -1,58 +1,50 @@
 """Another author's residual network without normalization: a copy of it with SkipInit or Fixup.
 
-The copy keeps its classes and their code; some modules are replaced: each normalization by a bias, and what ends a residual
-branch by itself and a scalar. Which these are is read off the network's graph, never off its names.
+The copy keeps its classes and their code. What is replaced is read off the network's graph, never off its names.
 """
 
 import copy
-import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from shallowpaths.networks.residual import Bias, ResidualNetwork, Scale, Shift
-from shallowpaths.networks.tracing import ResidualAddition, residual_additions, trace
+from shallowpaths.networks.residual import LAYERS, Bias, ResidualNetwork, Scale, Shift, draw_he
+from shallowpaths.networks.tracing import Flow, ResidualAddition, check_module, trace
 from shallowpaths.recipes import FLOAT32, ONE_OVER_SQRT_BLOCKS
 from shallowpaths.theory.checks import number
+from shallowpaths.theory.moments import fixup_layer_scale
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 ACTIVATIONS = {"relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "silu", "swish", "mish", "gelu", "hardswish"}
 NORMALIZING_FUNCTIONS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm")
-EXAMPLE_PIXELS = 32
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """What a conversion did; printed, it says so."""
 
-    Attributes:
-        recipe: "skipinit" or "fixup".
-        blocks: d, the residual branches. `scalar` is the initial value of the scalar at the end of each.
-        normalizations, biases, layers: how many were removed, were put in and learn, were drawn anew.
-        kept: classes of other modules with weights of their own, which stayed as they were.
-    """
-
-    recipe: str
-    blocks: int
-    scalar: float
-    normalizations: int
-    biases: int
-    layers: int
-    kept: tuple[str, ...]
+    recipe: str  # "skipinit" or "fixup"
+    blocks: int  # d, the residual branches
+    scalar: float  # initial value of the scalar at the end of each
+    normalizations: int  # removed
+    biases: int  # put in
+    layers: int  # drawn anew
+    kept: tuple[str, ...]  # classes of other modules with weights of their own, which stayed as they were
+    unhooked: tuple[str, ...]  # names of the modules that had hooks and were removed
 
     def __str__(self) -> str:
         zeros = ", 0 in the last of each branch and in the classifier" if self.recipe == "fixup" else ""
-        kept = f"\nweights kept as they were: {', '.join(self.kept)}" if self.kept else ""
-        return (
-            f"{self.recipe}: {self.blocks} scalars that start at {self.scalar:g}, one at the end of each residual branch\n"
-            f"{self.normalizations} normalizations removed, {self.biases} biases put in\n"
-            f"{self.layers} layers initialized anew (He et al. 2015{zeros}){kept}"
-        )
+        also = {"weights kept as they were": self.kept, "hooks removed with their modules": self.unhooked}
+        return "\n".join([
+            f"{self.recipe}: {self.blocks} scalars that start at {self.scalar:g}, one at the end of each residual branch",
+            f"{self.normalizations} normalizations removed, {self.biases} biases put in",
+            f"{self.layers} layers initialized anew (He et al. 2015{zeros})",
+            *(f"{what}: {', '.join(names)}" for what, names in also.items() if names),
+        ])  # fmt: skip
 
 
 def to_skipinit(
@@ -60,107 +52,114 @@ def to_skipinit(
 ) -> nn.Module:
     """A copy of a residual network without normalization and with a scalar at the end of each residual branch [paper].
 
-    Each batch or group normalization becomes a bias per channel. Every convolution and linear layer is drawn anew: He's
-    normal initialization, biases 0. Trained weights are of no use without the normalization that they were trained with.
+    Each batch or group normalization becomes a bias per channel, if its own bias learns. Each convolution and linear
+    layer is drawn anew: He's normal initialization, biases 0. The model stays as it is. The copy has its mode,
+    precision and device; its attribute `conversion` says what was done.
 
     Args:
-        model: torchvision's, timm's or your own. It is left as it is.
         alpha: the scalars' initial value, at least 0, or "1/sqrt(d)" with d the number of residual branches.
         example: a batch that the model takes; by default of what its first layer takes, images of 32 x 32 pixels.
         generator: source of the initial weights; None uses torch's own random state.
 
-    Returns:
-        The copy, in the model's mode, with its precision and device. Its attribute `conversion` says what was done.
-
     Raises:
-        ValueError: for a bad alpha, and with its reason for what cannot be converted safely: no residual branch, or one that
-            does not end in a module of its own; a normalization of another kind, or of the network's inputs; frozen layers;
-            a model that cannot be traced, is one of this package, or is converted already.
+        ValueError: a bad alpha; with its reason, what cannot be converted safely: no residual branch, or one that ends
+            in no module of its own; a normalization of another kind, of the network's inputs, or that a forward reads
+            from; frozen layers; a model that cannot be traced, is one of this package, or is converted already.
     """
     if alpha != ONE_OVER_SQRT_BLOCKS:
         number(f"alpha (a number, or {ONE_OVER_SQRT_BLOCKS!r})", alpha, at_least=0, below=FLOAT32["below"])
-    plan = _Plan(model, example)
-    plan.initialize(generator)
+    plan = _Plan(model, example, generator)
     scalar = 1 / math.sqrt(len(plan.additions)) if alpha == ONE_OVER_SQRT_BLOCKS else float(alpha)
-    channels = {old: getattr(old, "num_features", None) or old.num_channels for old in plan.of(NORMALIZATIONS)}
-    biases = {old: Bias(count, learns=old.bias is not None) for old, count in channels.items()}
-    return plan.carried_out("skipinit", scalar, biases, before={})
+    return plan.carried_out("skipinit", scalar, Bias, before={})
 
 
+@torch.no_grad()
 def to_fixup(model: nn.Module, *, example: Tensor | None = None, generator: torch.Generator | None = None) -> nn.Module:
     """A copy of a residual network without normalization, as Fixup starts it (Zhang et al. 2019) [paper].
 
-    The classifier and the last layer of each branch are 0, the other m - 1 layers of a branch are He's times d^(-1/(2m-2)).
-    A multiplier that starts at 1 ends each branch. A bias of one number that starts at 0 takes each normalization's place,
-    and one more stands before each layer of a branch and before the classifier.
-
-    Args, Returns, Raises:
-        As of `to_skipinit`; it also refuses a branch that is no chain of two layers or more, and a model without classifier.
+    The classifiers and the last layer of each branch are 0, the other m - 1 layers of a branch He's times
+    d^(-1/(2m-2)). A multiplier that starts at 1 ends each branch. A bias of one number that starts at 0 takes the place
+    of a normalization whose bias learns, and one more stands before each layer of a branch and before a classifier. All
+    else is as in `to_skipinit`. It also refuses a branch that is no chain of two layers or more, and a model without
+    classifier.
     """
-    plan = _Plan(model, example)
-    branches = [plan.chain(addition) for addition in plan.additions]
-    classifier = plan.classifier()
-    plan.initialize(generator)
-    with torch.no_grad():
-        for *others, last in branches:
-            for layer in others:
-                layer.weight.mul_(len(branches) ** (-1 / (2 * len(others))))
-            nn.init.zeros_(last.weight)
-        nn.init.zeros_(classifier.weight)
-    before = {layer: Shift() for branch in (*branches, [classifier]) for layer in branch}
-    return plan.carried_out("fixup", 1.0, {old: Shift() for old in plan.of(NORMALIZATIONS)}, before)
+    plan = _Plan(model, example, generator)
+    branches, classifiers = [plan.chain(addition) for addition in plan.additions.values()], plan.classifiers()
+    for branch in branches:
+        for layer in branch[:-1]:
+            layer.weight.mul_(fixup_layer_scale(len(branches), len(branch)))
+    for layer in (*(branch[-1] for branch in branches), *classifiers):
+        nn.init.zeros_(layer.weight)
+    before = {layer: Shift() for branch in (*branches, classifiers) for layer in branch}
+    return plan.carried_out("fixup", 1.0, lambda _channels: Shift(), before)
+
+
+class _Copy(nn.Module):
+    """In place of a normalization without a bias: what follows may work in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 class _Plan:
     """A copy of a network, what stands where in it, and how it is changed."""
 
-    def __init__(self, model: nn.Module, example: Tensor | None):
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model {model!r} must be a torch.nn.Module")
+    def __init__(self, model: nn.Module, example: Tensor | None, generator: torch.Generator | None):
+        check_module(model)
         self.model = copy.deepcopy(model)
-        traced = trace(self.model, example := _example(self.model) if example is None else example)
+        if not self.of(LAYERS):
+            raise ValueError(f"{type(model).__name__} has no convolution and no nn.Linear: there is nothing to convert")
+        if example is None:  # two zeros of what the first layer takes
+            first = self.of(LAYERS)[0]
+            inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
+            example = first.weight.new_zeros(2, inputs, *[32] * (first.weight.ndim - 2))
+        self.example, traced = example, trace(self.model, example)
         _check_modules(self.model, traced.meta["untraced"])
         self.nodes = list(traced.graph.nodes)
         self.around = {node: [name for name, _ in node.meta.get("nn_module_stack", {}).values()] for node in self.nodes}
         self.modules = {node: traced.get_submodule(node.target) for node in self.nodes if node.op == "call_module"}
         self.layers = {node: module for node, module in self.modules.items() if isinstance(module, LAYERS)}
-        self._check_graph()
-        self.additions = residual_additions(traced, example)
-        self.sums = {addition.node for addition in self.additions}
-        self.ends = [self._end(addition) for addition in self.additions]
-
-    def of(self, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
-        """The network's modules of these kinds."""
-        return [module for module in self.model.modules() if isinstance(module, kinds)]
-
-    @torch.no_grad()
-    def initialize(self, generator: torch.Generator | None) -> None:
-        """He's normal initialization: weights of variance 2 / fan_in behind an activation, else 1 / fan_in; biases 0."""
+        for node in self.nodes:  # refuse normalization that no bias can replace
+            if (function := getattr(node.target, "__name__", "")) in NORMALIZING_FUNCTIONS:
+                raise ValueError(f"{node.name}: a forward calls {function} itself; make it a module, which can be replaced")
+            if isinstance(self.modules.get(node), NORMALIZATIONS) and self.layers.keys().isdisjoint(_way(node)):
+                raise ValueError(f"{node.target} normalizes the network's inputs: standardize the data, and leave it out")
+        self.additions = {addition.node: addition for addition in Flow(traced, example).additions()}
+        self.ends = [self._end(addition) for addition in self.additions.values()]
         behind = {layer for node, layer in self.layers.items() if self._reads_activation(node)}
         for layer in self.of(LAYERS):
-            gain = 2.0 if layer in behind else 1.0
-            nn.init.normal_(layer.weight, std=math.sqrt(gain / layer.weight[0].numel()), generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            draw_he(layer, 2.0 if layer in behind else 1.0, generator)
 
-    def carried_out(self, recipe: str, scalar: float, biases: dict, before: dict) -> nn.Module:
-        """The copy with `biases` for its normalizations, a module before some layers, and a scalar at the branches' ends."""
-        scales = {end: Scale(scalar) for end in self.ends}
+    def of(self, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
+        return [module for module in self.model.modules() if isinstance(module, kinds)]
+
+    def carried_out(self, recipe: str, scalar: float, bias: Callable[[int], Shift], before: dict) -> nn.Module:
+        """The copy: biases for its normalizations, a module before some layers, a scalar at each branch's end."""
+        scales, layers = {end: Scale(scalar) for end in self.ends}, self.of(LAYERS)
+        biases = {old: _Copy() for old in self.of(NORMALIZATIONS)}
+        biases |= {old: bias(len(old.bias)) for old in biases if getattr(old.bias, "requires_grad", False)}
         parts = {layer: [shift, layer] for layer, shift in before.items()}
-        parts |= {old: [bias, *_applied_by(old)] for old, bias in biases.items()}
+        parts |= {old: [new, *_applied_by(old)] for old, new in biases.items()}
         for end, scale in scales.items():
             parts[end] = [*parts.get(end, [] if type(end) is nn.Identity else [end]), scale]
-        layers, put_in = self.of(LAYERS), [*biases.values(), *before.values()]
         kept = {type(m).__name__ for m in {*self.of((nn.Module,))} - {*layers, *biases} if [*m.parameters(recurse=False)]}
+        hooked = {name: m for name, m in self.model.named_modules() if m._forward_hooks or m._forward_pre_hooks}
+        unhooked = tuple(name for name, m in hooked.items() if m in parts and m not in parts[m])
         instead = {old: new[0] if len(new) == 1 else nn.Sequential(*new) for old, new in parts.items()}
         for parent in list(self.model.modules()):
             parent._modules.update({name: instead[old] for name, old in parent._modules.items() if old in instead})
-        for new in (*scales.values(), *put_in):
-            new.to(layers[0].weight).reset_parameters()
+        put_in = (*biases.values(), *before.values())
         for new in (*scales.values(), *put_in, *instead.values()):
             new.training = self.model.training
-        counts = len(biases), sum(new.bias.requires_grad for new in put_in), len(layers)
-        self.model.conversion = Conversion(recipe, len(self.additions), scalar, *counts, tuple(sorted(kept)))
+            if isinstance(new, (Scale, Shift)):
+                new.to(layers[0].weight).reset_parameters()
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                copy.deepcopy(self.model)(self.example)
+        except Exception as error:  # whatever a forward raises that reads what is gone
+            raise ValueError(f"{type(self.model).__name__} does not run without its normalizations: {error}") from error
+        counts = len(self.additions), scalar, len(biases), sum(isinstance(new, Shift) for new in put_in), len(layers)
+        self.model.conversion = Conversion(recipe, *counts, tuple(sorted(kept)), unhooked)
         return self.model
 
     def chain(self, addition: ResidualAddition) -> list[nn.Module]:
@@ -171,12 +170,16 @@ class _Plan:
             raise ValueError(f"the branch at {addition.name} is no chain of two layers or more, as Fixup needs: use to_skipinit")
         return layers
 
-    def classifier(self) -> nn.Module:
-        """The last layer, if it comes after the last addition."""
-        last = next((node for node in _way(self.nodes[-1]) if node in self.layers or node in self.sums), None)
-        if last not in self.layers:
-            raise ValueError(f"{type(self.model).__name__} has no classifier behind its branches, which Fixup sets to 0")
-        return self.layers[last]
+    def classifiers(self) -> list[nn.Module]:
+        """The layers behind an addition from which no other layer or addition is computed."""
+        read = set()
+        for node in reversed(self.nodes):
+            if node in read or node in self.layers or node in self.additions:
+                read.update(node.all_input_nodes)
+        last = {node: layer for node, layer in self.layers.items() if node not in read}
+        if found := [layer for node, layer in last.items() if not self.additions.keys().isdisjoint(_way(node))]:
+            return found
+        raise ValueError(f"{type(self.model).__name__} has no classifier behind its branches, which Fixup sets to 0")
 
     def _end(self, addition: ResidualAddition) -> nn.Module:
         """The innermost module whose output is the branch, and nothing else."""
@@ -186,32 +189,23 @@ class _Plan:
             raise ValueError(f"{addition.name} adds two branches, of {skip} and {branch} layers, and neither is a skip path")
         own = [name for name in self.around[addition.branch] if name not in self.around[addition.node]]
         if not own:
-            end = addition.branch.name
-            raise ValueError(f"the branch at {addition.name} ends in {end!r}, no module: let it end in an nn.Identity() of its own")
+            end = f"the branch at {addition.name} ends in {addition.branch.name!r}"
+            raise ValueError(f"{end}, no module: let it end in an nn.Identity() of its own")
         inside = {node for node in self.nodes if own[-1] in self.around[node]}
-        ends = {(other.branch, other.node) for other in self.additions}
+        ends = {(other.branch, other.node) for other in self.additions.values()}
         if {(node, user) for node in inside for user in node.users if user not in inside} - ends:
             raise ValueError(f"{own[-1]} ends the branch at {addition.name}, and has other uses, which a scalar would change")
         return self.model.get_submodule(own[-1])
 
-    def _check_graph(self) -> None:
-        """Refuse normalization that no bias can replace."""
-        for node in self.nodes:
-            if (function := getattr(node.target, "__name__", "")) in NORMALIZING_FUNCTIONS:
-                raise ValueError(f"{node.name}: a forward calls {function} itself; make it a module, which can be replaced")
-            if isinstance(self.modules.get(node), NORMALIZATIONS) and self.layers.keys().isdisjoint(_way(node)):
-                raise ValueError(f"{node.target} normalizes the network's inputs: standardize the data, and leave it out")
-
     def _reads_activation(self, node: fx.Node) -> bool:
         """Whether there is an activation before a layer, and no addition and no other layer in between."""
-        for earlier in itertools.islice(_way(node), 1, None):
-            module = self.modules.get(earlier)
-            names = [type(part).__name__ for part in (module, *_applied_by(module))]
-            names.append(getattr(earlier.target, "__name__", str(earlier.target)))
+        for earlier in _way(node.all_input_nodes[0]):
+            if earlier in self.layers or earlier in self.additions:
+                return False
+            parts = [self.modules[earlier], *_applied_by(self.modules[earlier])] if earlier in self.modules else []
+            names = [type(p).__name__ for p in parts] or [getattr(earlier.target, "__name__", str(earlier.target))]
             if any(name.replace("_", "").lower() in ACTIVATIONS for name in names):
                 return True
-            if earlier in self.layers or earlier in self.sums:
-                return False
         return False
 
 
@@ -228,7 +222,8 @@ def _check_modules(model: nn.Module, untraced: dict[str, str]) -> None:
             raise ValueError(f"{name} is a {kind}: only batch and group normalization can be left out safely; attention needs its size")
         if inside and name in untraced:
             raise ValueError(f"{name} has layers, and torch.fx cannot trace it: {untraced[name]}")
-        if isinstance(module, LAYERS) and not type(module).__module__.startswith("torch.nn.modules."):
+        own = type(module).__module__.startswith("torch.nn.modules.") and "weight" in module._parameters
+        if isinstance(module, LAYERS) and not own:
             raise ValueError(f"{name} is a {kind}, which may normalize its weights: put torch's own layer in its place")
         if isinstance(module, LAYERS) and not module.weight.requires_grad:
             raise ValueError(f"{name} is frozen, and its new weights would stay random: unfreeze it")
@@ -241,14 +236,7 @@ def _way(node: fx.Node, source: fx.Node | None = None) -> Iterator[fx.Node]:
         node = next((other for other in node.all_input_nodes if other.op != "get_attr"), source)
 
 
-def _applied_by(normalization: nn.Module | None) -> list[nn.Module]:
+def _applied_by(normalization: nn.Module) -> list[nn.Module]:
     """What timm's normalizations apply to their result: dropout, activation."""
     parts = [getattr(normalization, name, None) for name in ("drop", "act")]
     return [part for part in parts if isinstance(part, nn.Module) and type(part) is not nn.Identity]
-
-
-def _example(model: nn.Module) -> Tensor:
-    """Two zeros of what the first layer takes."""
-    first = next((module for module in model.modules() if isinstance(module, LAYERS)), nn.Linear(1, 1))
-    inputs = first.in_features if isinstance(first, nn.Linear) else first.in_channels
-    return first.weight.new_zeros(2, inputs, *[EXAMPLE_PIXELS] * (first.weight.ndim - 2))

@@ -4,8 +4,8 @@ import contextlib
 import copy
 import functools
 import operator
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,35 +16,23 @@ from torch.utils import _pytree as trees
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_", "__add__", "__iadd__", "__radd__"}
 _SHAPE_READERS = ("new_", "zeros", "ones", "full", "empty", "rand")  # new_zeros, randn_like: they read no values
-_COMPOSED = (
-    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer,
-    nn.TransformerDecoder, nn.TransformerDecoderLayer,
-)  # fmt: skip
 
 Cost = tuple[int, int, int]  # of a way: layers with a matrix of weights, layers with other weights, steps
 
 
 @dataclass(frozen=True)
 class ResidualAddition:
-    """skip + branch: two activations of one shape that come from one source, at least one of them through weights.
+    """skip + branch: two activations of one shape that come from one source, at least one of them through weights."""
 
-    Attributes:
-        name: qualified name of the module in whose forward the addition stands; its second addition is "name:2".
-        node: the addition, a node of the traced graph.
-        skip: the operand with fewer layers of weights on its lightest way from the source.
-        branch: the other operand.
-        source: the nearest activation through which every way from the network's input to either operand goes.
-    """
-
-    name: str
-    node: fx.Node
-    skip: fx.Node
-    branch: fx.Node
-    source: fx.Node
+    name: str  # of the module in whose forward it stands; its second addition is "name:2"
+    node: fx.Node  # the sum
+    skip: fx.Node  # the operand with fewer layers of weights on its lightest way from the source
+    branch: fx.Node  # the other operand
+    source: fx.Node  # the nearest activation through which every way to either operand goes
 
 
 def check_module(model: object) -> None:
-    """Raise a ValueError if this is no module, but its class or its name, say."""
+    """Refuse what is no module, but its class or its name, say."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {type(model).__name__}: give a torch.nn.Module")
 
@@ -52,25 +40,17 @@ def check_module(model: object) -> None:
 def trace(model: nn.Module, batch: Tensor | None = None, leaves: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
     """The model's graph, which shares its parameters, buffers and layers, and runs in training and evaluation mode.
 
-    Leaves are torch's own layers, classes derived from them, and modules without weights that read one activation. A
-    module whose forward cannot be traced is left whole, too: `meta["untraced"]` has its name and the reason. What a
-    forward decides by itself, as by `self.training` or by default arguments, is decided as the model stands.
-
-    Args:
-        model: takes one argument, the batch; others keep their defaults.
-        batch: if given, what a forward decides by a shape is decided as for this batch; nothing is computed.
-        leaves: classes to leave whole, too.
-
-    Raises:
-        ValueError: no module; a model whose own forward cannot be traced, with the reason.
+    Leaves are torch's own layers, classes derived from them, modules without weights that read one activation, and
+    `leaves`. A module whose forward cannot be traced is left whole, too: its name and the reason are in
+    `meta["untraced"]`. What a forward decides by its mode or by default arguments is decided as they stand, what by a
+    shape as for the batch. Nothing is computed. A ValueError says why a model's own forward cannot be traced.
     """
     check_module(model)
-    tracer, name = _Tracer(batch, leaves), type(model).__name__
+    tracer = _Tracer(batch, leaves)
     try:
-        graph = tracer.trace(model)
+        module = fx.GraphModule(model, tracer.trace(model), type(model).__name__)
     except Exception as error:  # whatever a forward raises when it is given a proxy
-        raise ValueError(f"{name}'s own forward cannot be traced by torch.fx: {error}") from error
-    module = fx.GraphModule(model, graph, name)
+        raise ValueError(f"{type(model).__name__}'s own forward cannot be traced by torch.fx: {error}") from error
     module.meta["untraced"] = tracer.untraced
     return module
 
@@ -86,13 +66,11 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, self.create_proxy("placeholder", "batch", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002, torch's signature
-        if isinstance(m, self.leaves):
-            return True
-        if isinstance(m, _COMPOSED):
-            return False
-        derived = any(kind.__module__.startswith("torch.nn.") for kind in type(m).__mro__ if kind is not nn.Module)
-        weightless = not any(True for _ in m.children()) and not any(True for _ in m.parameters())
-        return derived or (weightless and self.activations == 1)
+        homes = {kind.__module__ for kind in type(m).__mro__ if kind is not nn.Module}
+        if isinstance(m, (nn.Sequential, *self.leaves)) or nn.modules.transformer.__name__ in homes:
+            return isinstance(m, self.leaves)
+        derived = any(home.startswith("torch.nn.") for home in homes)
+        return derived or (self.activations == 1 and not [*m.children(), *m.parameters()])
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.evaluates:
@@ -115,7 +93,6 @@ class _Tracer(fx.Tracer):
         return super().to_bool(obj) if self.batch is None else bool(self.value(obj.node))
 
     def value(self, node: fx.Node) -> Any:
-        """What a node gives for the batch."""
         self.evaluates = True  # torch.fx has replaced what modules do when they are called, and when a weight is read
         try:
             self.shapes = self.shapes or _Shapes(self.root, self.graph, self.batch)
@@ -132,58 +109,26 @@ class _Sized(fx.Proxy):
         return len(self.tracer.value(self.node))
 
 
-def residual_additions(module: fx.GraphModule, batch: Tensor) -> list[ResidualAddition]:
-    """The residual additions of a traced network, in the order of its forward pass.
-
-    An addition counts if its operands are activations of one shape and have a source, and there are weights between
-    the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
-
-    Args:
-        module: from `trace`.
-        batch: as the network takes it; its shape and type are read, and its values if a module could not be traced.
-
-    Raises:
-        ValueError: a network without residual addition; a batch that does not fit.
-    """
-    return Flow(module, batch).additions()
-
-
-def _place(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack")
-    return next(reversed(stack.values()))[0] if stack else "forward"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    numbered = (name if number == 1 else f"{name}:{number}" for number in range(1, len(taken) + 2))
-    taken.add(name := next(n for n in numbered if n not in taken))
-    return name
-
-
 class Flow:
-    """How activations flow through a graph: each one's parents, its dominators, and the weights on the way.
+    """How activations flow through a graph from `trace`. Of the batch, values count only if a module is untraced.
 
-    Args, errors: as in `residual_additions`.
-
-    Attributes:
-        values: what each node gives, of the right shape and type, without data.
-        parents: of each activation, the activations that it is computed from; in the order of the forward pass.
-        above: its immediate dominator, the nearest activation through which every way from the input goes.
+    `values` is what each node gives, of the right shape and type, without data. In the order of the forward pass, each
+    activation has its `parents`, from which it is computed; `above`, its immediate dominator, the nearest activation
+    through which every way from the input goes; and `weights`, its own Cost. A batch that does not fit is a ValueError.
     """
 
     def __init__(self, module: fx.GraphModule, batch: Tensor):
         with torch.random.fork_rng():
-            shapes = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"]))
-            self.module, self.values = module, shapes.so_far()
+            self.values = _Shapes(module, module.graph, batch, real=bool(module.meta["untraced"])).so_far()
+        self.module = module
         self.parents: dict[fx.Node, list[fx.Node]] = {}
         self.above: dict[fx.Node, fx.Node | None] = {}
         self.depth: dict[fx.Node | None, int] = {None: 0}
         self.weights: dict[fx.Node, Cost] = {}
         of_weights: set[fx.Node] = set()  # parameters, and what is computed from nothing else
-        parameters = dict(module.named_parameters(remove_duplicate=False))
         for node in module.graph.nodes:
-            inputs = node.all_input_nodes
-            if node.op == "call_method" and node.target.endswith("_as"):  # expand_as reads its argument's shape alone
-                inputs = inputs[:1]
+            like = node.op == "call_method" and node.target.endswith("_as")  # expand_as reads a shape alone
+            inputs = node.all_input_nodes[:1] if like else node.all_input_nodes
             parents = [other for other in inputs if other in self.parents]
             if node.op == "placeholder" or (parents and self._is_activation(node)):
                 self.parents[node] = parents
@@ -192,76 +137,60 @@ class Flow:
                 read = [self.values[other] for other in inputs if other in of_weights]
                 if node.op == "call_module":
                     read += module.get_submodule(node.target).parameters()
-                self.weights[node] = _cost(read)
-            elif node.target in parameters or any(other in of_weights for other in inputs):
+                matrix = any(weight.numel() > max(weight.shape, default=1) for weight in read)
+                self.weights[node] = (int(matrix), int(bool(read) and not matrix), 1)
+            elif isinstance(self.values[node], nn.Parameter) or any(other in of_weights for other in inputs):
                 of_weights.add(node)
 
     def additions(self) -> list[ResidualAddition]:
-        """The residual additions, in the order of the forward pass."""
-        candidates, names = [node for node in self.parents if node.target in _ADDITIONS], set()
-        found = [
-            ResidualAddition(_unique(_place(node), names), node, *operands)
-            for node in candidates
-            if (operands := self._residual_operands(node))
-        ]
+        """The residual additions, in the order of the forward pass; a ValueError if there is none.
+
+        An addition counts if its operands are activations of one shape and have a source, and there are weights between
+        the source and the branch. So a bias, a position's embedding, a mask or a scalar is none.
+        """
+        found, times = [], Counter()
+        for node, operands in self.parents.items():
+            shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
+            if node.target not in _ADDITIONS or len(operands) != 2 or len(shapes) != 1 or None in shapes:
+                continue
+            source = self.common(*operands)
+            skip, branch = sorted(operands, key=functools.partial(self.cost, source))
+            if self.cost(source, branch, max)[:2] != (0, 0):
+                place = next((name for name, _ in reversed(node.meta.get("nn_module_stack", {}).values())), "forward")
+                times[place] += 1
+                name = place if times[place] == 1 else f"{place}:{times[place]}"
+                found.append(ResidualAddition(name, node, skip, branch, source))
         if not found:
             whole = ", ".join(self.module.meta["untraced"])
-            raise ValueError(
-                f"{type(self.module).__name__} has no residual addition"
-                f"{f' outside of what could not be traced ({whole})' if whole else ''}: give a network with skip paths,"
-                " such as torchvision's resnet18, or add x + branch(x) to its forward"
-            )
+            outside = f" outside of what could not be traced ({whole})" if whole else ""
+            give = "give a network with skip paths, such as torchvision's resnet18, or add x + branch(x) to its forward"
+            raise ValueError(f"{type(self.module).__name__} has no residual addition{outside}: {give}")
         return found
 
     def _is_activation(self, node: fx.Node) -> bool:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         reads_shape = node.op in ("call_function", "call_method") and name.startswith(_SHAPE_READERS)
-        return not reads_shape and any(True for _ in _floating(self.values[node]))
+        tensors = (leaf for leaf in trees.tree_leaves(self.values[node]) if isinstance(leaf, Tensor))
+        return not reads_shape and any(tensor.is_floating_point() for tensor in tensors)
 
-    def common(self, first: fx.Node | None, second: fx.Node | None) -> fx.Node | None:
-        """The nearest activation that dominates both; None if they have no one input in common."""
+    def common(self, first: fx.Node, second: fx.Node) -> fx.Node:
+        """The nearest activation that dominates both."""
         while first is not second:
-            if self.depth[first] < self.depth[second]:
-                first, second = second, first
-            first = self.above[first]
+            first, second = sorted((first, second), key=self.depth.get)
+            second = self.above[second]
         return first
 
-    def _residual_operands(self, node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:
-        """(skip, branch, source) of an addition; None if it is no residual one."""
-        operands = self.parents[node]
-        shapes = {getattr(self.values[operand], "shape", None) for operand in operands}
-        if len(operands) != 2 or len(shapes) != 1 or None in shapes:
-            return None
-        source = self.common(*operands)
-        if source is None:
-            return None
-        skip, branch = sorted(operands, key=lambda operand: self.lightest(source, operand))
-        return (skip, branch, source) if self._has_weights(source, branch) else None
-
-    def lightest(self, source: fx.Node, node: fx.Node) -> Cost | None:
-        """The cost of the way from one activation to another that has the fewest layers with weights; None: no way."""
-        costs = {source: (0, 0, 0)}
-        between = list(self.parents)
+    def cost(self, source: fx.Node, node: fx.Node, choose: Callable = min) -> Cost | None:
+        """Of the lightest way, or by `max` the heaviest, from one activation to another; None if there is no way."""
+        costs, between = {source: (0, 0, 0)}, list(self.parents)
         for other in between[between.index(source) + 1 : between.index(node) + 1]:
-            known = [costs[parent] for parent in self.parents[other] if parent in costs]
-            if known:
-                costs[other] = tuple(a + b for a, b in zip(min(known), self.weights[other], strict=True))
+            if known := [costs[parent] for parent in self.parents[other] if parent in costs]:
+                costs[other] = tuple(a + b for a, b in zip(choose(known), self.weights[other], strict=True))
         return costs.get(node)
-
-    def _has_weights(self, source: fx.Node, node: fx.Node) -> bool:
-        ahead, seen = [node], {source}
-        while ahead:
-            if (other := ahead.pop()) not in seen:
-                seen.add(other)
-                ahead += self.parents[other]
-        return any(self.weights[other][:2] != (0, 0) for other in seen - {source})
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a copy of a graph, also while it grows, on tensors without data: what a node gives has its shape and type.
-
-    real: on the data, which a module that decides by its input's values needs.
-    """
+    """Runs a copy of a graph, also while it grows. What a node gives has its shape and type; its data, if `real`."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph, batch: Tensor, real: bool = False):
         mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -281,12 +210,3 @@ class _Shapes(fx.Interpreter):
                 except (RuntimeError, TypeError, IndexError, AssertionError) as error:
                     raise ValueError(f"a batch of shape {self.given} does not go through {node.target}: {error}") from error
         return self.env
-
-
-def _floating(value: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in trees.tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-
-
-def _cost(weights: list[Tensor]) -> Cost:
-    matrices = [weight for weight in weights if weight.numel() > max(weight.shape, default=1)]
-    return (int(bool(matrices)), int(bool(weights) and not matrices), 1)

@@ -1,4 +1,1 @@
-"""What a chapter of the book shows: its start and its claims, tables, plots, and explorers that need no kernel.
-
-Imports everything but the command and the bench.
-"""
+"""What a chapter of the book shows: its start and its claims, tables, plots, and explorers that need no kernel."""

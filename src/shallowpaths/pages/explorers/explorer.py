@@ -1,13 +1,12 @@
-"""Controls, and the Explorer that turns their values into pictures: as data for the book, as widgets for Jupyter."""
+"""The Explorer turns controls' values into pictures: data for `book/_assets/explorer.js`, widgets for Jupyter."""
 
 import base64
-import dataclasses
 import functools
 import gzip
 import html
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,127 +19,92 @@ MIME_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 @dataclass(frozen=True)
 class Control:
-    """A slider or a menu. Made by `slider` and `menu`.
+    """A slider over numbers, or a menu over words, for the argument `name` of an explorer's function.
 
-    Attributes:
-        name: of the argument of the explorer's function.
-        label: what the reader sees.
-        kind: "slider" or "menu".
-        choices: its values in order, and how each is shown.
-        start: the value at first.
-        only: another control and its value for which this one plays a part; elsewhere it is disabled.
+    choices: its values in order, or {value: how it is shown}; start: the value at first, None takes the first.
+    only: another control and its value for which this one plays a part; elsewhere it is disabled.
     """
 
     name: str
     label: str
-    kind: str
-    choices: Mapping[Any, str]
-    start: Any
+    choices: Mapping[Any, str] | Sequence[Any]
+    start: Any = None
     only: tuple[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if not self.choices:
-            raise ValueError(f"control {self.name!r} needs values")
-        if self.start not in self.choices:
-            raise ValueError(f"control {self.name!r} cannot start at {self.start!r}: choose from {self.values}")
+    @property
+    def labels(self) -> list[str]:
+        """How they are shown."""
+        shown = self.choices.values() if isinstance(self.choices, Mapping) else self.choices
+        return [value if isinstance(value, str) else f"{value:g}" for value in shown]
 
     @property
-    def values(self) -> list[Any]:
-        """Its values in order."""
-        return list(self.choices)
+    def kind(self) -> str:
+        """What it is, "menu" or "slider"."""
+        return "menu" if isinstance(next(iter(self.choices)), str) else "slider"
 
     def plays(self, state: Mapping[str, Any]) -> bool:
         """Whether its value makes a difference in this state."""
         return self.only is None or state[self.only[0]] == self.only[1]
 
 
-def slider(
-    name: str, label: str, values: Iterable[float], start: float | None = None, only: tuple[str, Any] | None = None
-) -> Control:
-    """A slider over given numbers; see Control."""
-    choices = {value: f"{value:g}" for value in values}
-    return Control(name, label, "slider", choices, next(iter(choices), None) if start is None else start, only)
-
-
-def menu(name: str, label: str, choices: Mapping[str, str] | Iterable[str], start: str | None = None) -> Control:
-    """A menu over words, or over {value: words}; see Control."""
-    words = dict(choices) if isinstance(choices, Mapping) else {choice: choice for choice in choices}
-    return Control(name, label, "menu", words, start or next(iter(words), None))
-
-
 class Explorer:
-    """A figure with controls.
+    """A figure with controls. compute: called with one value for each of them, by name.
 
-    Args:
-        title: what it shows, in a few words.
-        controls: sliders and menus, in order.
-        compute: called with one value for each control, by name; returns the Picture.
-        start: values at first, by name, instead of the controls' own.
-
-    Raises:
-        ValueError: `start` names what is no control, or gives a value that its control does not have.
+    start: values at first, by name, before the controls' own; a ValueError for other names and values.
     """
 
     def __init__(
         self, title: str, controls: Sequence[Control], compute: Callable[..., Picture], start: Mapping[str, Any] | None = None
     ):
-        given = dict(start or {})
-        self.title = title
-        self.controls = tuple(dataclasses.replace(c, start=given.pop(c.name, c.start)) for c in controls)
-        if given:
-            raise ValueError(f"start names {sorted(given)}, which are no controls: {[c.name for c in controls]}")
+        self.title, self.controls = title, controls
+        self.start = {c.name: next(iter(c.choices), None) if c.start is None else c.start for c in controls}
+        if unknown := set(start or {}) - set(self.start):
+            raise ValueError(f"start names {sorted(unknown)}, which are no controls: {list(self.start)}")
+        self.start |= start or {}
+        for c in controls:
+            if (first := self.start[c.name]) not in c.choices:
+                raise ValueError(f"control {c.name!r} cannot start at {first!r}: choose from {[*c.choices]}")
         self._compute = functools.lru_cache(maxsize=4096)(compute)
 
-    @property
-    def start(self) -> dict[str, Any]:
-        """The state at first."""
-        return {control.name: control.start for control in self.controls}
-
     def picture(self, **state: Any) -> Picture:
-        """The picture of a state; controls that are not named keep their first value.
-
-        Raises:
-            ValueError: a control that is not there.
-        """
+        """The picture of a state; controls that are not named keep their first value. A ValueError for other names."""
         if unknown := set(state) - set(self.start):
             raise ValueError(f"there is no control {sorted(unknown)}: choose from {', '.join(self.start)}")
         return self._compute(**self._settled(self.start | state))
 
     def states(self) -> Iterator[dict[str, Any]]:
         """Every state that differs from the others."""
-        for values in itertools.product(*(control.values for control in self.controls)):
-            state = dict(zip(self.start, values, strict=True))
-            if state == self._settled(state):
-                yield state
+        product = itertools.product(*(control.choices for control in self.controls))
+        states = (dict(zip(self.start, values, strict=True)) for values in product)
+        return (state for state in states if state == self._settled(state))
 
     def _settled(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with the controls that play no part at their first value."""
-        return {c.name: state[c.name] if c.plays(state) else c.start for c in self.controls}
+        return {c.name: state[c.name] if c.plays(state) else self.start[c.name] for c in self.controls}
 
     @functools.cached_property
     def data(self) -> dict[str, Any]:
         """All that the book's script needs to draw every state, ready for JSON; pictures by their controls' positions."""
-        by_name = {c.name: c for c in self.controls}
-        controls = []
-        for c in self.controls:
-            controls.append({"label": c.label, "kind": c.kind, "labels": [*c.choices.values()], "start": c.values.index(c.start)})
-            if c.only:
-                other, value = c.only
-                controls[-1]["only"] = [list(by_name).index(other), by_name[other].values.index(value)]
+        names, places = list(self.start), {c.name: list(c.choices).index for c in self.controls}
+        controls = [
+            {"label": c.label, "kind": c.kind, "labels": c.labels, "start": places[c.name](self.start[c.name])}
+            | ({"only": [names.index(c.only[0]), places[c.only[0]](c.only[1])]} if c.only else {})
+            for c in self.controls
+        ]
         pictures = {
-            ",".join(str(by_name[name].values.index(value)) for name, value in state.items()): self.picture(**state).packed
+            ",".join(str(places[name](value)) for name, value in state.items()): self.picture(**state).packed
             for state in self.states()
         }
         return {"controls": controls, "pictures": pictures}
 
     def html(self) -> str:
-        """The explorer for a page: its first picture for readers without scripts, and the data of every state, compressed."""
-        first = self.picture()
+        """For a page: the first picture, for readers without scripts, and the data of every state, compressed."""
+        first, title = self.picture(), html.escape(self.title)
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         packed = base64.b64encode(gzip.compress(data.encode(), mtime=0)).decode()
         return (
-            f'<div class="explorer" role="group" aria-label="{html.escape(self.title)}">'
-            f'<p class="explorer-title">{html.escape(self.title)}</p><div class="explorer-controls"></div>'
+            f'<div class="explorer" role="group" aria-label="{title}">'
+            f'<p class="explorer-title">{title}</p><div class="explorer-controls"></div>'
             f'<div class="explorer-picture">{first.svg()}</div>'
             f'<p class="explorer-words" aria-live="polite">{html.escape(first.words)}</p>'
             f'<script type="application/gzip">{packed}</script></div>'
@@ -149,8 +113,9 @@ class Explorer:
     @functools.cached_property
     def live(self) -> ipywidgets.VBox:
         """The explorer as widgets, which call its function at every change. For ipywidgets 7 and later."""
-        widgets = {control.name: _widget(control) for control in self.controls}
-        picture, words = ipywidgets.HTML(), ipywidgets.HTML()
+        kinds = {"slider": ipywidgets.SelectionSlider, "menu": ipywidgets.Dropdown}
+        look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
+        widgets, picture, words = {}, ipywidgets.HTML(), ipywidgets.HTML()
 
         def show(_: Any = None) -> None:
             state = {name: widget.value for name, widget in widgets.items()}
@@ -159,20 +124,14 @@ class Explorer:
             shown = self.picture(**state)
             picture.value, words.value = shown.svg(), html.escape(shown.words)
 
-        for widget in widgets.values():
-            widget.observe(show, names="value")
+        for c in self.controls:
+            options = list(zip(c.labels, c.choices, strict=True))
+            widgets[c.name] = kinds[c.kind](options=options, value=self.start[c.name], description=c.label, **look)
+            widgets[c.name].observe(show, names="value")
         show()
         title = ipywidgets.HTML(f"<b>{html.escape(self.title)}</b>")
         return ipywidgets.VBox([title, *widgets.values(), picture, words])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:  # noqa: ARG002 - IPython's signature
         view = {"version_major": 2, "version_minor": 0, "model_id": self.live.model_id}
-        plain = f"{self.title}\n{self.picture().words}"
-        return {MIME_WIDGET: view, "text/html": self.html(), "text/plain": plain}
-
-
-def _widget(control: Control) -> ipywidgets.Widget:
-    kind = ipywidgets.SelectionSlider if control.kind == "slider" else ipywidgets.Dropdown
-    options = [(label, value) for value, label in control.choices.items()]
-    look = {"style": {"description_width": "8em"}, "layout": {"width": "min(100%, 32em)"}}
-    return kind(options=options, value=control.start, description=control.label, **look)
+        return {MIME_WIDGET: view, "text/html": self.html(), "text/plain": f"{self.title}\n{self.picture().words}"}
