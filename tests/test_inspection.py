@@ -17,7 +17,7 @@ import shallowpaths as sp
 from shallowpaths import theory
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.cli import main
-from shallowpaths.measure.verdict import judge
+from shallowpaths.measure.inspection import judge
 from shallowpaths.networks.loading import load_model
 
 
@@ -172,17 +172,17 @@ def verdict(variances, shares, part=1.0):
 def test_the_verdict_on_closed_forms(blocks):
     number = np.arange(1, blocks + 1)
     even = np.full(blocks, 0.5)
-    assert verdict(number + 1.0, 1 / (number + 1)).verdict == "identity-biased"
-    assert verdict(np.ones(blocks), 0 * even).verdict == "identity-biased"
-    assert verdict(2.0**number, even).verdict == "exploding"
-    assert verdict(np.ones(blocks), even).verdict == "balanced"
-    assert verdict(np.ones(blocks), even, part=0.05).verdict == "collapsing"
-    assert verdict(np.full(blocks, math.inf), even).verdict == "exploding"
+    assert verdict(number + 1.0, 1 / (number + 1))["verdict"] == "identity-biased"
+    assert verdict(np.ones(blocks), 0 * even)["verdict"] == "identity-biased"
+    assert verdict(2.0**number, even)["verdict"] == "exploding"
+    assert verdict(np.ones(blocks), even)["verdict"] == "balanced"
+    assert verdict(np.ones(blocks), even, part=0.05)["verdict"] == "collapsing"
+    assert verdict(np.full(blocks, math.inf), even)["verdict"] == "exploding"
 
 
 def test_the_block_of_the_overflow_is_theorys():
     found = verdict(2.0 ** np.arange(1, 25), np.full(24, 0.5))
-    assert f"block {theory.overflow_depth('float32').values}" in found.reason
+    assert f"block {theory.overflow_depth('float32').values}" in found["reason"]
     network, inputs = sp.ResidualMLP(300, 8, "unnormalized", activation="linear"), torch.randn(16, 64)
     found = sp.inspect(network, inputs)
     assert found.verdict == "exploding"

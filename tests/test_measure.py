@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from shallowpaths import theory
-from shallowpaths.measure import predicted_signal, residual_additions, signal_statistics
+from shallowpaths.measure import predicted_signal, signal_statistics
 from shallowpaths.networks import ResidualMLP, WideResNet
 
 SEEDS = range(5)
@@ -156,11 +156,6 @@ def test_activations_in_place_do_not_disturb_the_statistics():
 def test_bad_inputs(inputs, message):
     with pytest.raises(ValueError, match=message):
         signal_statistics(ResidualMLP(), inputs)
-
-
-def test_a_network_without_residual_blocks_is_refused():
-    with pytest.raises(ValueError, match="no residual block"):
-        residual_additions(nn.Linear(2, 2))
 
 
 def test_measuring_works_in_inference_mode_too():

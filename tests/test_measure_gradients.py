@@ -42,7 +42,7 @@ def normalizations_met(predicted):
 
     A normalization multiplies by the mean of 1 / variance. A channel's variance over a batch of N is made of k numbers
     that count, 1 / k = 1 / N + s, which makes the mean larger by 2 / k. s is the mean squared correlation between
-    inputs: 1 / width at first, and each block adds what its random layers make (theory.width).
+    inputs: 1 / width at first, and each block adds what its random layers make (theory.finite_width).
     """
     p, layers = predicted.path_probability, predicted.layers_per_block
     met = layers * p if predicted.normalization in ("branch", "branch and skip") else 0 * p

@@ -89,7 +89,7 @@ def test_with_batch_normalization_it_is_the_covariance_of_a_batchs_gradient():
 
 def test_the_scales_are_the_ratios():
     noise = GradientNoise(2.0, 64.0, 4.0, 100.0)
-    assert (noise.simple_noise_scale, noise.noise_scale, noise.one_step_rate) == (32.0, 25.0, 0.5)
+    assert (noise.simple_noise_scale, noise.noise_scale) == (32.0, 25.0)
 
 
 def test_dropout_is_off():
@@ -113,7 +113,7 @@ def test_a_ratio_to_exactly_nothing_is_nan_and_no_error():
     inputs = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     linear = gradient_noise(network, inputs, inputs[:, :1], 2, lambda outputs, _: outputs.mean())
     assert math.isnan(linear.noise_scale)
-    assert math.isnan(linear.one_step_rate)
+    assert math.isnan(linear.noise_scale)
     assert math.isfinite(linear.simple_noise_scale)
     still = gradient_noise(network, inputs, inputs[:, :1], 2, lambda outputs, _: 0 * outputs.mean())
     assert math.isnan(still.simple_noise_scale)

@@ -1,8 +1,4 @@
-"""Recipes: what stands on a residual branch.
-
-A recipe is data, not code. One network class per architecture reads it, so two recipes never differ by
-anything that is not written here.
-"""
+"""Recipes: what stands on a residual branch, as data. One network class per architecture reads it."""
 
 import contextlib
 import difflib
@@ -21,20 +17,13 @@ FLOAT32 = {"above": -3.4e38, "below": 3.4e38}
 class Recipe:
     """How a residual block ``x -> (x + alpha * branch(x)) * output_scale`` is normalized, scaled and initialized.
 
-    Attributes:
-        name: what records, figures and tables call it.
-        normalization: where batch normalization stands: "none"; "branch" (before each layer of the branch and
-            before the classifier); "branch and skip" (also after each addition); "end" (before the classifier only).
-        alpha: initial value of SkipInit's scalar at the end of each branch: a number, "1/sqrt(d)" with d the
-            number of residual blocks, or None for no scalar at all.
-        learns_alpha: False freezes the scalar at its initial value.
-        output_scale: the factor on the block's output after the addition (1 / sqrt 2 for "divide-sqrt2").
-        zero_gamma: end each branch in one more batch normalization, whose scale starts at 0 (needs normalization on
-            the branch). It is the last operation before the addition, so that its scale has a gradient.
-        biases: a bias after each layer of the branch.
-        dropout: whether dropout stands before the classifier; its rate is the run's.
-        fixup: which parts of Fixup (Zhang et al. 2019) are used, out of FIXUP_PARTS.
-        skip_path: False removes the skip connections: what is left is a plain deep network.
+    normalization: where batch normalization stands: "none"; "branch" (before each layer of the branch and before the
+        classifier); "branch and skip" (also after each addition); "end" (before the classifier only).
+    alpha: initial value of SkipInit's scalar at the end of each branch: a number, "1/sqrt(d)" with d the number of
+        residual blocks, or None for no scalar at all. learns_alpha: False freezes it there.
+    zero_gamma: end each branch in one more batch normalization, its last operation, whose scale starts at 0.
+    biases: a bias after each layer of the branch. dropout: before the classifier, at the run's rate.
+    fixup: parts of Fixup (Zhang et al. 2019), out of FIXUP_PARTS. skip_path: False leaves a plain deep network.
     """
 
     name: str
@@ -81,75 +70,65 @@ class Recipe:
     def initial_alpha(self, blocks: int) -> float | None:
         """The scalar's initial value in a network of `blocks` residual blocks, or None without a scalar."""
         whole("blocks", blocks)
-        if self.alpha is None:
-            return None
-        return 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else float(self.alpha)
+        alpha = 1 / math.sqrt(blocks) if self.alpha == ONE_OVER_SQRT_BLOCKS else self.alpha
+        return None if alpha is None else float(alpha)
 
     @property
     def block_formula(self) -> str:
-        """What a block computes, in one line: f is the branch, BN a batch normalization (inside f the others are not shown).
+        """What a block computes, f the branch, BN a batch normalization (those inside f are not shown).
 
         α is SkipInit's scalar, m Fixup's multiplier, b its biases, γ the scale of the branch's last BN.
         """
         inside = "x + b" if "scalar biases" in self.fixup else "x"
         branch = f"f(BN({inside}))" if self.normalizes_branch else f"f({inside})"
-        if self.zero_gamma:
-            branch = f"γ BN({branch})"
+        branch = f"γ BN({branch})" if self.zero_gamma else branch
         factor = "m " if "scalar multiplier" in self.fixup else "α " if self.alpha is not None else ""
         total = f"x + {factor}{branch}" if self.skip_path else factor + branch
-        if self.output_scale != 1:
-            divisor = 1 / self.output_scale**2
-            total = f"({total}) / √{divisor:.4g}"
+        total = total if self.output_scale == 1 else f"({total}) / √{1 / self.output_scale**2:.4g}"
         return f"BN({total})" if self.normalizes_skip else total
 
     @property
     def start(self) -> str:
-        """What is special about a block's scalars and weights at initialization, in words; d is the number of blocks."""
-        parts = dict(zip(FIXUP_PARTS, ("last layer 0", "others / √d", "m = 1", "b = 0"), strict=True))
-        alpha = "1/√d" if self.alpha == ONE_OVER_SQRT_BLOCKS else self.alpha if self.alpha is None else f"{self.alpha:g}"
-        notes = [None if alpha is None else f"α = {alpha}", "γ = 0" if self.zero_gamma else None]
-        notes += [words for part, words in parts.items() if part in self.fixup]
-        return ", ".join(note for note in notes if note)
+        """What is special about a block's scalars and weights at initialization, in words; d: the blocks' number."""
+        alpha = "1/√d" if self.alpha == ONE_OVER_SQRT_BLOCKS else f"{self.alpha or 0:g}"
+        notes = [f"α = {alpha}"] * (self.alpha is not None) + ["γ = 0"] * self.zero_gamma
+        words = zip(FIXUP_PARTS, ("last layer 0", "others / √d", "m = 1", "b = 0"), strict=True)
+        return ", ".join(notes + [said for part, said in words if part in self.fixup])
 
 
 _SKIPINIT = Recipe("skipinit", alpha=0.0)
 _FIXUP = Recipe("fixup", fixup=FIXUP_PARTS)
 _BATCHNORM = Recipe("batchnorm", normalization="branch")
-
-_RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("unnormalized"),
-        _BATCHNORM,
-        _SKIPINIT,
-        replace(_SKIPINIT, name="skipinit-1/sqrt(d)", alpha=ONE_OVER_SQRT_BLOCKS),
-        replace(_SKIPINIT, name="skipinit-1", alpha=1.0),
-        Recipe("divide-sqrt2", output_scale=1 / math.sqrt(2)),
-        _FIXUP,
-        replace(_SKIPINIT, name="regularized-skipinit", biases=True, dropout=True),
-        replace(_SKIPINIT, name="skipinit-biases", biases=True),
-        replace(_FIXUP, name="fixup-dropout", dropout=True),
-        Recipe("batchnorm-on-skip", normalization="branch and skip"),
-        Recipe("batchnorm-at-end", normalization="end"),
-        replace(_BATCHNORM, name="zero-gamma", zero_gamma=True),
-        replace(_FIXUP, name="fixup-zero-last-only", fixup=("zero last layer",)),
-        replace(_FIXUP, name="fixup-rescaling-only", fixup=("depth rescaling",)),
-        Recipe("plain", skip_path=False),
-        replace(_BATCHNORM, name="plain-batchnorm", skip_path=False),
-        replace(_FIXUP, name="fixup-multiplier-only", fixup=("scalar multiplier",)),
-        replace(_FIXUP, name="fixup-biases-only", fixup=("scalar biases",)),
-    )
-}
-NAMES: tuple[str, ...] = tuple(_RECIPES)
+_NAMED = (
+    Recipe("unnormalized"),
+    _BATCHNORM,
+    _SKIPINIT,
+    replace(_SKIPINIT, name="skipinit-1/sqrt(d)", alpha=ONE_OVER_SQRT_BLOCKS),
+    replace(_SKIPINIT, name="skipinit-1", alpha=1.0),
+    Recipe("divide-sqrt2", output_scale=1 / math.sqrt(2)),
+    _FIXUP,
+    replace(_SKIPINIT, name="regularized-skipinit", biases=True, dropout=True),
+    replace(_SKIPINIT, name="skipinit-biases", biases=True),
+    replace(_FIXUP, name="fixup-dropout", dropout=True),
+    Recipe("batchnorm-on-skip", normalization="branch and skip"),
+    Recipe("batchnorm-at-end", normalization="end"),
+    replace(_BATCHNORM, name="zero-gamma", zero_gamma=True),
+    replace(_FIXUP, name="fixup-zero-last-only", fixup=("zero last layer",)),
+    replace(_FIXUP, name="fixup-rescaling-only", fixup=("depth rescaling",)),
+    Recipe("plain", skip_path=False),
+    replace(_BATCHNORM, name="plain-batchnorm", skip_path=False),
+    replace(_FIXUP, name="fixup-multiplier-only", fixup=("scalar multiplier",)),
+    replace(_FIXUP, name="fixup-biases-only", fixup=("scalar biases",)),
+)
+_RECIPES = {recipe.name: recipe for recipe in _NAMED}
+NAMES = tuple(_RECIPES)
 
 
 def get_recipe(name: str) -> Recipe:
     """The recipe called `name`: one of NAMES, or "skipinit-<number>" for any other initial value of alpha.
 
-    One recipe has one name: "skipinit-0.30" is "skipinit-0.3", "skipinit-1.0" is "skipinit-1".
-
-    Raises:
-        ValueError: for an unknown name, with the list of known ones.
+    One recipe has one name: "skipinit-0.30" is "skipinit-0.3", "skipinit-1.0" is "skipinit-1". Raises a ValueError for
+    an unknown name, with the list of known ones.
     """
     if isinstance(name, str) and name in _RECIPES:
         return _RECIPES[name]
@@ -157,7 +136,7 @@ def get_recipe(name: str) -> Recipe:
     if prefix == "skipinit":
         with contextlib.suppress(ValueError):  # what is no finite number gets the error that lists the names
             recipe = replace(_SKIPINIT, name=f"skipinit-{float(value)!r}", alpha=float(value))
-            return next((known for known in _RECIPES.values() if replace(known, name=recipe.name) == recipe), recipe)
+            return next((known for known in _NAMED if replace(known, name=recipe.name) == recipe), recipe)
     close = difflib.get_close_matches(str(name), NAMES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(f"recipe {name!r} is unknown{hint} Choose from {', '.join(NAMES)}, or skipinit-<number>")

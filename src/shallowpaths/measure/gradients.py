@@ -1,26 +1,26 @@
-"""Gradients block by block: how large they are, and how alike for two inputs that are nearly the same."""
+"""What passes through the blocks: gradients, their size and likeness; tangents, by how many branches they take."""
 
+import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shallowpaths.measure.correlations import cosines
-from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, residual_blocks
+from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, modules_of
+from shallowpaths.measure.signals import BATCH_NORMALIZATIONS, directions
 from shallowpaths.networks import ResidualBlock
-from shallowpaths.theory.checks import number
+from shallowpaths.theory.checks import number, whole
 
 
 @dataclass(frozen=True)
 class GradientStatistics:
-    """Sizes of the gradient with respect to the residual blocks' inputs x^l, in the order of the network.
+    """relative: squared norm of the gradient at the input of block l over that at the last block's output, shape [d].
 
-    Attributes:
-        relative: squared norm at the input of block l over that at the last block's output, shape [d]: theory's
-            `gradient_second_moment`. He initialization keeps this ratio also where the number of channels and the size of
-            the images change.
+    Theory's `gradient_second_moment`; He initialization keeps it also where channels and image sizes change.
     """
 
     relative: np.ndarray
@@ -28,19 +28,16 @@ class GradientStatistics:
     @property
     def growth(self) -> np.ndarray:
         """The factor on the gradient's squared norm that block l adds on the way back, shape [d]."""
-        relative = np.append(self.relative, 1.0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return relative[:-1] / relative[1:]
+            return self.relative / np.append(self.relative[1:], 1.0)
 
 
 @dataclass(frozen=True)
 class GradientCorrelation:
-    """How alike two neighbouring inputs and their gradients are; means over pairs, arrays of shape [d].
+    """How alike two neighbouring inputs are at the input of block l: means over pairs, shape [d], called as in theory.
 
-    Attributes:
-        pair_correlation: cosine between the two signals at the input of block l, theory's `pair_correlation`.
-        gradient_correlation: cosine between the gradients of one function of the network's output with respect to
-            them, theory's `gradient_correlation`.
+    pair_correlation: cosine between the signals. gradient_correlation: between one output's gradients with respect to
+        them.
     """
 
     pair_correlation: np.ndarray
@@ -48,26 +45,13 @@ class GradientCorrelation:
 
 
 def gradient_statistics(network: nn.Module, inputs: Tensor, training: bool = True, seed: int = 0) -> GradientStatistics:
-    """Second moment of the gradient at each block's input, from one forward and one backward pass.
+    """Second moment of the gradient at each block's input: a random one (of `seed`) is sent back from the last output.
 
-    A random gradient, for each input another, is sent back from the last block's output.
-
-    Args:
-        network, inputs, training: as in `signal_statistics`.
-        seed: of the gradient.
-
-    The batch's statistics depend on each input, and the gradient goes through them too. It takes two directions of
-    N (times positions, in images) away at each normalization: a part 2 / N of the gradient's second moment.
-
-    Raises:
-        ValueError: as `signal_statistics`.
+    Where a normalization uses the batch's statistics the gradient goes through them too, which takes a part 2 / N of it
+    away (N times positions, in images). Other arguments and errors as in `signal_statistics`.
     """
-    check_inputs(inputs)
-
-    def squared_norm(gradient: Tensor) -> float:
-        return float(in_float64(gradient).square().sum())
-
-    _, squares = _pull_back(network, inputs, lambda x: x, lambda last: random_like(last, seed), squared_norm, training)
+    pull = {"at_first_block": lambda x: x, "start": lambda last: random_like(last, seed)}
+    _, squares = _pull_back(network, inputs, training, lambda g: float(in_float64(g).square().sum()), **pull)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         return GradientStatistics(np.array(squares[:-1]) / squares[-1])
 
@@ -77,72 +61,60 @@ def gradient_correlation(
 ) -> GradientCorrelation:
     """Correlation between the gradients of nearby inputs, by depth: where it is lost, gradients are shattered.
 
-    Each input gets a neighbour at the first block: each channel's deviations are mixed with Gaussian noise so that they keep
-    their size and have `correlation`. Both inputs of a pair are given the same random gradient at the last block's output;
-    other pairs have others.
-
-    Args:
-        network, inputs, training: as in `signal_statistics`.
-        correlation: in [-1, 1].
-        seed: of the noise and of the gradients.
-
-    Raises:
-        ValueError: as `signal_statistics`; a correlation out of range.
+    Each input gets a neighbour at the first block: each channel's deviations are mixed with Gaussian noise (of `seed`)
+    so that they keep their size and have `correlation`, in [-1, 1]. Both are given the same random gradient at the last
+    block's output; other pairs have others. Other arguments and errors as in `signal_statistics`.
     """
-    check_inputs(inputs)
     number("correlation", correlation, at_least=-1, at_most=1)
 
     def pair(x: Tensor) -> Tensor:
-        return torch.cat([x, _neighbours(x, correlation, seed)])
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0, keepdim=True)
+        noise = random_like(x, seed + 1) * variance.sqrt()
+        return torch.cat([x, mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise])
+
+    def mean_cosine(x: Tensor) -> float:
+        first, second = in_float64(x.flatten(1)).chunk(2)
+        return float((directions(first) * directions(second)).sum(1).mean())
 
     def start(last: Tensor) -> Tensor:
         return random_like(last[: len(inputs)], seed).repeat(2, *[1] * (last.ndim - 1))
 
-    signals, gradients = _pull_back(network, inputs, pair, start, _pair_cosine, training)
+    signals, gradients = _pull_back(network, inputs, training, mean_cosine, pair, start)
     return GradientCorrelation(np.array(signals[:-1]), np.array(gradients[:-1]))
 
 
 def _pull_back(
-    network: nn.Module,
-    inputs: Tensor,
-    at_first_block: Callable[[Tensor], Tensor],
-    start: Callable[[Tensor], Tensor],
-    look: Callable[[Tensor], float],
-    training: bool,
-) -> tuple[list[float], list[float]]:
+    network: nn.Module, inputs: Tensor, training: bool, look: Callable[[Tensor], float],
+    at_first_block: Callable[[Tensor], Tensor], start: Callable[[Tensor], Tensor],
+) -> tuple[list[float], list[float]]:  # fmt: skip
     """What `look` sees in signals, and in gradients, at each block's input and at the last one's output: d + 1 of each.
 
     The first block is given `at_first_block` of its input, and the last one's output the gradient `start` of it.
     """
-    blocks = residual_blocks(network)
-    signals: list[float] = []
-    gradients: list[float] = []
-
-    def seen(x: Tensor) -> None:
-        signals.append(look(x.detach()))
-        # a hook sees the gradient of x as it is now, also when an activation changes x in place later
-        x.register_hook(lambda gradient: gradients.append(look(gradient)))
+    check_inputs(inputs)
+    blocks = modules_of(network, ResidualBlock)
+    signals, gradients, ends = [], [], []  # ends: the first block's input, the last one's output
 
     def begin(_block: ResidualBlock, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        source.append(at_first_block(arguments[0]).detach().requires_grad_())
-        return (source[0].clone(),)
+        ends.append(at_first_block(arguments[0]).detach().requires_grad_())
+        return (ends[0].clone(),)
 
     def enter(_block: ResidualBlock, arguments: tuple[Tensor]) -> None:
-        seen(arguments[0])
+        signals.append(look(arguments[0].detach()))
+        # a hook sees the gradient of x as it is now, also when an activation changes x in place later
+        arguments[0].register_hook(lambda gradient: gradients.append(look(gradient)))
 
-    def leave(_block: ResidualBlock, _arguments: tuple[Tensor], output: Tensor) -> None:
-        seen(output)
-        last.append(output.clone())  # the head's activation in place does not reach it
+    def leave(block: ResidualBlock, _arguments: tuple[Tensor], output: Tensor) -> None:
+        enter(block, (output,))
+        ends.append(output.clone())  # the head's activation in place does not reach it
 
-    source: list[Tensor] = []
-    last: list[Tensor] = []
     with left_as_found(network, training) as stack, torch.enable_grad():
-        stack.callback(blocks[0].register_forward_pre_hook(begin).remove)
+        stack.enter_context(blocks[0].register_forward_pre_hook(begin))
         for block in blocks:
-            stack.callback(block.register_forward_pre_hook(enter).remove)
-        stack.callback(blocks[-1].register_forward_hook(leave).remove)
+            stack.enter_context(block.register_forward_pre_hook(enter))
+        stack.enter_context(blocks[-1].register_forward_hook(leave))
         network(inputs)
-        torch.autograd.grad(last[0], source[0], start(last[0]))  # what it gives at x^1 has been seen, like all others
+        torch.autograd.grad(ends[1], ends[0], start(ends[1]))  # what it gives at x^1 has been seen, like all others
     return signals, gradients[::-1]
 
 
@@ -152,15 +124,113 @@ def random_like(x: Tensor, seed: int) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
 
 
-def _neighbours(x: Tensor, correlation: float, seed: int) -> Tensor:
-    """x with its deviations from the batch's mean, channel by channel, mixed with noise of their size."""
-    dims = [0, *range(2, x.ndim)]
-    variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    noise = random_like(x, seed + 1) * variance.sqrt()
-    return mean + correlation * (x - mean) + (1 - correlation**2) ** 0.5 * noise
+@dataclass(frozen=True)
+class PathSpectrum:
+    """The 2^d paths through d blocks by their length, the number of residual branches that they take.
+
+    shares: of lengths 0 ... longest, shape [longest + 1], in the squared norm of a tangent. truncated: of all longer
+        ones.
+    """
+
+    shares: np.ndarray
+    truncated: float
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of a path; with truncated mass, its lower bound, which counts that mass at longest + 1."""
+        return float(np.arange(len(self.shares)) @ self.shares) + len(self.shares) * self.truncated
 
 
-def _pair_cosine(x: Tensor) -> float:
-    """Mean over pairs of the cosine between the first half of the batch and the second."""
-    first, second = in_float64(x.flatten(1)).chunk(2)
-    return float(cosines(first, second).mean())
+@torch.no_grad()
+def path_spectrum(
+    network: nn.Module, inputs: Tensor, longest: int | None = None, training: bool = True, seed: int = 0
+) -> PathSpectrum:
+    """How much of a tangent takes 0, 1, 2 ... residual branches, in one pass, exactly: no path is left out or sampled.
+
+    A random tangent (of `seed`) at the first block's input, one for each input of the batch, goes forward. ReLU gates
+    and normalization statistics are frozen at what the inputs make them, so that its way is linear. It is kept in parts
+    by the number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is,
+    its branch moves it on by one. In float64 it goes deeper before it overflows.
+
+    longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Other
+    arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a tangent of
+    which nothing arrives, and anything that stands between blocks.
+    """
+    check_inputs(inputs)
+    blocks = modules_of(network, ResidualBlock)
+    if longest is not None:
+        whole("longest (None for all lengths)", longest, at_least=0)
+    longest = len(blocks) if longest is None else min(longest, len(blocks))
+    parts, reached = None, deque(maxlen=1)  # the tangent [k, N, C, ...] by branches taken; the last block's output
+
+    def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
+        nonlocal parts
+        x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
+        if reached and x is not reached[0]:
+            raise ValueError(f"{where} reads another tensor than the one before gives: nothing may stand between them")
+        if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
+            words = "its gates mean nothing from there on: use a wider type (network.double()) or fewer blocks"
+            raise ValueError(f"the signal overflows {x.dtype} in {where}, and {words}")
+        parts = random_like(x, seed)[None] if parts is None else parts
+        parts = _rescaled(through_block(block, x, parts, longest + 2), where)
+
+    with left_as_found(network, training) as stack, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)  # torch.func's own
+        for module in network.modules():
+            if isinstance(module, BATCH_NORMALIZATIONS) and training:
+                stack.enter_context(module.register_forward_pre_hook(_freeze))
+        for block in blocks:
+            stack.enter_context(block.register_forward_pre_hook(enter))
+            stack.enter_context(block.register_forward_hook(lambda _block, _inputs, output: reached.append(output)))
+        network(inputs)
+    masses = np.zeros(longest + 2)
+    masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
+    shares = masses / masses.sum()
+    return PathSpectrum(shares[:-1], float(shares[-1]))
+
+
+def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:
+    """Let a normalization keep the statistics of the first batch that it sees."""
+    if norm.training:
+        x = arguments[0]
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        norm.running_var.data.copy_(variance)  # .data: a backward pass that still needs it is not told that it changed
+        norm.running_mean.data.copy_(mean)
+        norm.eval()
+
+
+def through_block(block: ResidualBlock, x: Tensor, parts: Tensor, room: int) -> Tensor:
+    """The tangent after a block whose normalizations are frozen, in parts by the number of branches taken.
+
+    parts: [k, N, C, ...]. Comes back one longer, but with at most `room`: the last one then holds all longer paths.
+    """
+
+    def terms(x: Tensor) -> tuple[Tensor, Tensor]:
+        caught: list[tuple[Tensor, Tensor]] = []
+        with block.addition.register_forward_pre_hook(lambda _, arguments: caught.append(arguments)):
+            block.forward(x.clone())  # an activation in place changes the skip path too
+        return caught[0]
+
+    skip, branch = _derivative(terms, x, parts)
+    skip, branch = torch.cat([skip, torch.zeros_like(skip[:1])]), torch.cat([torch.zeros_like(branch[:1]), branch])
+    parts = block.addition(skip, branch)
+    if len(parts) > room:
+        parts = torch.cat([parts[:-2], parts[-2:].sum(0, keepdim=True)])
+    if isinstance(block.norm_after, nn.Identity):
+        return parts
+    return _derivative(block.norm_after, parts[0], parts)  # the same wherever it is taken
+
+
+def _derivative(function: Callable[[Tensor], Any], x: Tensor, parts: Tensor) -> Any:
+    """Of a function at x, along each of the parts."""
+    return torch.vmap(lambda part: torch.func.jvp(function, (x,), (part,))[1])(parts)
+
+
+def _rescaled(parts: Tensor, where: str) -> Tensor:
+    """All parts by one power of two, which changes no share, where they come near to overflow or to 0."""
+    largest = float(parts.abs().amax())
+    if largest == 0 or not np.isfinite(largest):
+        state = "nothing of the tangent is left" if largest == 0 else "the tangent overflows"
+        raise ValueError(f"{state} after {where}: there are no shares to take")
+    exponent, room = int(np.frexp(largest)[1]), np.log2(torch.finfo(parts.dtype).max)
+    return parts if abs(exponent) < room / 4 else parts * 2.0**-exponent

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,11 +18,17 @@ NORMALIZATIONS = ("none", "branch", "branch and skip", "end")
 class Signal:
     """What theory predicts at each block; every array has shape [d] and entry l - 1 belongs to block l.
 
-    Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which is
-    what the branch's first BN sees: its moving variance is ``input_variance``, its squared moving mean
-    ``input_squared_mean``. *skip* and *branch* are the two terms of the addition, alpha included. *output*
-    is x^{l+1}, after ``output_scale`` or a BN on the skip path. The skip differs from the input only in a
-    block whose shortcut is a projection.
+    Variances are over the inputs, per channel, then averaged. *input* is x^l as it enters block l, which the branch's
+    first BN sees. *skip* and *branch* are the terms of the addition, alpha included; the skip differs from the input
+    only where a shortcut is a projection. *output* is x^{l+1}, after ``output_scale`` or a BN.
+
+    branch_share, branch_second_moment_share: the branch's part in the variance, and second moment, of skip + branch.
+    downscaling: what the first BN of the branch divides by, sqrt(Var x^l) [paper]; 1 without BN on the branch.
+    path_probability: p_l, the share of a tangent's second moment that goes through the branch of block l.
+    gradient_second_moment: at the input of block l over that at the last addition; gradients independent between
+        inputs.
+    skip_correlation: of any two inputs. pair_correlation, gradient_correlation: of two chosen ones, and of their
+        gradients of one output, at the input of block l.
     """
 
     normalization: str
@@ -42,29 +48,21 @@ class Signal:
     output_variance: Array
     output_squared_mean: Array
     branch_share: Array
-    """Branch variance over the variance of the sum skip + branch."""
     branch_second_moment_share: Array
-    """Branch second moment over that of the sum; equal to ``branch_share`` in linear networks."""
     downscaling: Array
-    """What the first BN of the branch divides by, sqrt(Var x^l) [paper]; 1 without BN on the branch."""
     path_probability: Array
-    """p_l: the share of a tangent's second moment that goes through the branch of block l."""
     gradient_second_moment: Array
-    """At the input of block l, over that at the last addition; for gradients independent between inputs."""
     skip_correlation: Array
     pair_correlation: Array
-    """Correlation at the input of block l of two inputs that began at ``pair_correlation``."""
     gradient_correlation: Array
-    """Correlation between these two inputs' gradients of one output, with respect to the input of block l."""
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     """The signal at one point: log2 of its second moment, the correlation of any two inputs, of one pair."""
 
-    log2_moment: float = 0.0
-    common: float = 0.0
-    pair: float = 0.0
+    log2_moment: float
+    common: float
+    pair: float
 
     @property
     def log2_variance(self) -> float:
@@ -74,12 +72,8 @@ class _Point:
         """After BN over a large batch: variance 1, no mean, so two inputs are uncorrelated."""
         return _Point(0.0, 0.0, (self.pair - self.common) / (1 - self.common))
 
-    def through_layer(self, activation: str, gain: float) -> "_Point":
-        """After the activation and a He layer, which keeps the second moment up to ``gain``."""
-        moment = self.log2_moment + math.log2(gain)
-        if activation == "linear":
-            return _Point(moment, self.common, self.pair)
-        return _Point(moment, float(relu_correlation(self.common)), float(relu_correlation(self.pair)))
+    def times(self, log2_factor: float) -> "_Point":
+        return self._replace(log2_moment=self.log2_moment + log2_factor)
 
 
 def _share(log2_skip: float, log2_branch: float) -> float:
@@ -87,18 +81,7 @@ def _share(log2_skip: float, log2_branch: float) -> float:
     return float(np.exp2(log2_branch - np.logaddexp2(log2_skip, log2_branch)))
 
 
-def _mixed(skip: _Point, branch: _Point) -> _Point:
-    """The sum of skip and branch: independent weights, so second moments and covariances add."""
-    share = _share(skip.log2_moment, branch.log2_moment)
-    return _Point(
-        float(np.logaddexp2(skip.log2_moment, branch.log2_moment)),
-        min((1 - share) * skip.common + share * branch.common, 1.0),
-        min((1 - share) * skip.pair + share * branch.pair, 1.0),
-    )
-
-
-@dataclass(frozen=True)
-class _Network:
+class _Network(NamedTuple):
     """What all blocks of a network have in common."""
 
     normalization: str
@@ -108,20 +91,21 @@ class _Network:
     output_scale: float
     skip_path: bool
 
-    def layers(self, start: _Point, count: int, gain: float) -> tuple[_Point, float, float]:
-        """Pass layers of (BN ->) activation -> weights: the end, log2 of a tangent's gain, gates' correlation.
+    def layers(self, point: _Point, count: int, gain: float) -> tuple[_Point, float, float]:
+        """Pass layers of (BN ->) activation -> He weights: the end, log2 of a tangent's gain, gates' correlation.
 
-        ReLU passes half of a tangent's second moment and He's factor 2 restores it; BN divides it by the variance
-        that it finds. The batch is large, so that a BN's statistics are constants.
+        ReLU passes half of a tangent's second moment and He's factor 2 restores it, up to ``gain``; BN divides it by
+        the variance that it finds. The batch is large, so that a BN's statistics are constants.
         """
-        point, log2_tangent, gates = start, 0.0, 1.0
+        log2_tangent, gates = 0.0, 1.0
         for _ in range(count):
             if self.normalization.startswith("branch"):
                 log2_tangent -= point.log2_variance
                 point = point.standardized()
             if self.activation == "relu":
                 gates *= float(relu_gate_correlation(point.pair))
-            point = point.through_layer(self.activation, gain)
+                point = _Point(point.log2_moment, *map(float, relu_correlation([point.common, point.pair])))
+            point = point.times(math.log2(gain))
             log2_tangent += math.log2(gain)
         return point, log2_tangent, gates
 
@@ -129,52 +113,42 @@ class _Network:
         """One step of the recursion: a block's four points, and what a tangent and a pair of gradients meet in it."""
         skip, skip_tangent, skip_gates = self.layers(x, int(projected), 1.0)
         if not self.skip_path:
-            skip, skip_tangent = _Point(-math.inf, skip.common, skip.pair), -math.inf
-        end, branch_tangent, branch_gates = self.layers(x, self.layers_per_block, gain)
-        branch = _Point(end.log2_moment + 2 * self.log2_alpha, end.common, end.pair)
-        branch_tangent += 2 * self.log2_alpha
-        total = _mixed(skip, branch)
-        probability = _share(skip_tangent, branch_tangent)
-        log2_scale = 2 * math.log2(self.output_scale)
-        output = _Point(total.log2_moment + log2_scale, total.common, total.pair)
+            skip, skip_tangent = skip._replace(log2_moment=-math.inf), -math.inf
+        branch, branch_tangent, branch_gates = self.layers(x, self.layers_per_block, gain)
+        branch, branch_tangent = branch.times(2 * self.log2_alpha), branch_tangent + 2 * self.log2_alpha
+        probability, log2_scale = _share(skip_tangent, branch_tangent), 2 * math.log2(self.output_scale)
+        share = _share(skip.log2_moment, branch.log2_moment)  # independent weights: moments and covariances add
+        alike = (min((1 - share) * s + share * b, 1.0) for s, b in zip(skip[1:], branch[1:], strict=True))
+        output = _Point(float(np.logaddexp2(skip.log2_moment, branch.log2_moment)) + log2_scale, *alike)
         log2_gradient = float(np.logaddexp2(skip_tangent, branch_tangent)) + log2_scale
         if self.normalization == "branch and skip":
             log2_gradient -= output.log2_variance
             output = output.standardized()
-        gates = (1 - probability) * skip_gates + probability * branch_gates
-        points = {"input": x, "skip": skip, "branch": branch, "output": output}
-        return points | {"path_probability": probability, "log2_gradient": log2_gradient, "gates": gates}
+        return {
+            "input": x, "skip": skip, "branch": branch, "output": output, "log2_gradient": log2_gradient,
+            "gates": (1 - probability) * skip_gates + probability * branch_gates, "path_probability": probability,
+            "branch_share": _share(skip.log2_variance, branch.log2_variance), "branch_second_moment_share": share,
+            "skip_correlation": skip.common, "pair_correlation": x.pair,
+        }  # fmt: skip
 
 
 def signal(
-    blocks: int,
-    *,
-    normalization: str = "none",
-    alpha: float = 1.0,
-    output_scale: float = 1.0,
-    skip_path: bool = True,
-    activation: str = "linear",
-    layers_per_block: int = 2,
-    correlation: float = 0.0,
-    pair_correlation: float | None = None,
-    projections: Collection[int] = (),
-    layer_gain: ArrayLike = 1.0,
-) -> Signal:
+    blocks: int, *, normalization: str = "none", alpha: float = 1.0, output_scale: float = 1.0, skip_path: bool = True,
+    activation: str = "linear", layers_per_block: int = 2, correlation: float = 0.0,
+    pair_correlation: float | None = None, projections: Collection[int] = (), layer_gain: ArrayLike = 1.0,
+) -> Signal:  # fmt: skip
     """Everything theory says about a residual network at initialization, block by block. [paper], [derived]
 
-    normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one
-        after each addition); "end" (one BN after the last block, which changes nothing before it).
-    alpha: what multiplies the branch, as a number; 0 too where the branch ends in a zero, as with zero-gamma BN or Fixup.
-    output_scale: what multiplies the sum, 1 or 1 / sqrt(2).
-    skip_path: False removes the skip connections, so that every path takes every branch.
-    correlation: between any two inputs at x^1, in [0, 1); 0 for centred data.
-    pair_correlation: between two chosen inputs at x^1, say 0.99 for neighbours; as any two if None.
+    normalization: "none"; "branch" (a BN before each activation of the branch); "branch and skip" (and one after each
+        addition); "end" (one BN after the last block, which changes nothing before it).
+    alpha: what multiplies the branch; 0 too where it ends in a zero. output_scale: what multiplies the sum. skip_path:
+        False removes the skip connections, so that every path takes every branch.
+    correlation: between any two inputs at x^1, in [0, 1); 0 for centred data. pair_correlation: between two chosen
+        ones.
     projections: the blocks (1 ... d) whose shortcut is a He layer that reads the branch's first activation.
-    layer_gain: factor on the second moment in each layer of the branch, one number or one a block: about
-        ``padding_gain`` for convolutions, 1 otherwise.
+    layer_gain: factor on the second moment in each layer of the branch, one number or one a block, as ``padding_gain``.
 
-    The recursion runs in logarithms: moments beyond float64 come out as inf, and shares stay right.
-    Raises ValueError for a value outside these ranges.
+    It runs in logarithms: moments beyond float64 come out as inf, and shares stay right. ValueError for other values.
     """
     index = block_index(blocks)
     one_of("normalization", normalization, NORMALIZATIONS)
@@ -182,64 +156,42 @@ def signal(
     whole("layers_per_block", layers_per_block)
     flag("skip_path", skip_path)
     alpha, scale = number("alpha", alpha), number("output_scale", output_scale, above=0)
-    log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
-    if not skip_path and math.isinf(log2_alpha):
+    if not skip_path and alpha == 0:
         raise ValueError(f"alpha {alpha!r} without a skip path: nothing passes")
-    network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
-    x, rows = _start(correlation, pair_correlation, normalization), []
-    for projected, gain in zip(_projected(projections, blocks), _gains(layer_gain, blocks), strict=True):
-        rows.append(network.block(x, projected, float(gain)))
-        x = rows[-1]["output"]
-    return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
-
-
-def _start(correlation: float, pair_correlation: float | None, normalization: str) -> _Point:
+    each, gains = range(1, blocks + 1), numbers("layer_gain", layer_gain, above=0)
+    if not isinstance(projections, Collection) or any(block not in each for block in projections):
+        raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
+    if gains.shape not in ((), (blocks,)):
+        raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
     common = number("correlation", correlation, at_least=0, below=1)
     pair = common if pair_correlation is None else number("pair_correlation", pair_correlation, at_least=-1, at_most=1)
     if normalization.startswith("branch") and pair < 2 * common - 1:
-        raise ValueError(
-            f"pair_correlation {pair!r} must be at least {2 * common - 1:g}, beside a correlation of {common!r} between"
-            " any two inputs"
-        )
-    return _Point(0.0, common, pair)
-
-
-def _projected(projections: Collection[int], blocks: int) -> list[bool]:
-    """For each block, whether it is among them."""
-    numbers_of_blocks = range(1, blocks + 1)
-    if not isinstance(projections, Collection) or any(block not in numbers_of_blocks for block in projections):
-        raise ValueError(f"projections {projections!r} must hold block numbers from 1 to {blocks}")
-    return [block in projections for block in numbers_of_blocks]
-
-
-def _gains(layer_gain: ArrayLike, blocks: int) -> Array:
-    gains = numbers("layer_gain", layer_gain, above=0)
-    if gains.shape not in ((), (blocks,)):
-        raise ValueError(f"layer_gain has shape {gains.shape}; it must be one number, or [{blocks}]")
-    return np.broadcast_to(gains, (blocks,))
+        beside = f"beside a correlation of {common!r} between any two inputs"
+        raise ValueError(f"pair_correlation {pair!r} must be at least {2 * common - 1:g}, {beside}")
+    log2_alpha = -math.inf if alpha == 0 else math.log2(abs(alpha))
+    network = _Network(normalization, activation, layers_per_block, log2_alpha, scale, skip_path)
+    x, rows = _Point(0.0, common, pair), []
+    for block, gain in zip(each, np.broadcast_to(gains, (blocks,)), strict=True):
+        rows.append(network.block(x, block in projections, float(gain)))
+        x = rows[-1]["output"]
+    return Signal(normalization, activation, layers_per_block, index, **_arrays(rows, normalization))
 
 
 def _arrays(rows: list[dict[str, Any]], normalization: str) -> dict[str, Array]:
     """The recursion's rows as the arrays of a Signal."""
     columns = {key: [row[key] for row in rows] for key in rows[0]}
-    terms = list(zip(columns["skip"], columns["branch"], strict=True))
     arrays: dict[str, Array] = {}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for place in ("input", "skip", "branch", "output"):
-            common = np.array([point.common for point in columns[place]])
-            moment = np.exp2([point.log2_moment for point in columns[place]])
-            arrays[f"{place}_second_moment"] = moment
-            arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in columns[place]])
+            points = columns.pop(place)
+            common = np.array([point.common for point in points])
+            arrays[f"{place}_second_moment"] = moment = np.exp2([point.log2_moment for point in points])
+            arrays[f"{place}_variance"] = np.exp2([point.log2_variance for point in points])
             arrays[f"{place}_squared_mean"] = np.where(common > 0, common * moment, 0.0)
-        arrays["gradient_second_moment"] = np.exp2(np.cumsum(columns["log2_gradient"][::-1])[::-1])
-    normalized = normalization.startswith("branch")
-    arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if normalized else np.ones(len(rows))
-    arrays["branch_share"] = np.array([_share(skip.log2_variance, branch.log2_variance) for skip, branch in terms])
-    arrays["branch_second_moment_share"] = np.array([_share(skip.log2_moment, branch.log2_moment) for skip, branch in terms])
-    arrays["path_probability"] = np.array(columns["path_probability"])
-    arrays["skip_correlation"] = np.array([point.common for point in columns["skip"]])
-    arrays["pair_correlation"] = np.array([point.pair for point in columns["input"]])
-    arrays["gradient_correlation"] = np.cumprod(columns["gates"][::-1])[::-1]
+        arrays["gradient_second_moment"] = np.exp2(np.cumsum(columns.pop("log2_gradient")[::-1])[::-1])
+    arrays["gradient_correlation"] = np.cumprod(columns.pop("gates")[::-1])[::-1]
+    arrays["downscaling"] = np.sqrt(arrays["input_variance"]) if "branch" in normalization else np.ones(len(rows))
+    arrays |= {name: np.array(values) for name, values in columns.items()}
     for array in arrays.values():
         array.setflags(write=False)
     return arrays

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+_TESTS = {"above": np.greater, "at_least": np.greater_equal, "below": np.less, "at_most": np.less_equal}
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
@@ -32,42 +33,30 @@ def whole(name: str, value: object, at_least: int = 1, at_most: int | None = Non
         raise ValueError(f"{name} {value!r} must be a whole number of {bounds}")
 
 
-def number(name: str, value: Any, **bounds: float) -> float:
-    """The value as a float; refuses what is no finite number, or lies outside. bounds: above, at_least, below, at_most."""
-    values = _floats(value)
-    if values is None or values.ndim or not _within(values, bounds):
-        raise ValueError(f"{name} {value!r} must be a finite number {_words(bounds)}".rstrip())
-    return float(values)
-
-
-def numbers(name: str, value: Any, finite: bool = True, **bounds: float) -> Array:
-    """A number or an array as floats; refuses it where one entry is not finite, or lies outside. bounds: as `number`."""
-    values = _floats(value)
-    if values is None or (finite and not _within(values, bounds)):
-        raise ValueError(
-            f"{name} {value!r} must be a finite number {_words(bounds)}".rstrip() + ", or an array of them"
-        )
-    return values
-
-
 def seed(value: object) -> None:
     """Refuse what torch's generators cannot be seeded with."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise ValueError(f"seed {value!r} must be a whole number of at least 0 and below 2**63")
 
 
-def _floats(value: Any) -> Array | None:
+def number(name: str, value: Any, **bounds: float) -> float:
+    """The value as a float; refuses what is not finite, or outside. bounds: above, at_least, below, at_most."""
+    return float(_checked(name, value, bounds, "", single=True))
+
+
+def numbers(name: str, value: Any, **bounds: float) -> Array:
+    """A number or an array as floats; refuses it where one entry is not finite, or outside. bounds: as `number`."""
+    return _checked(name, value, bounds, ", or an array of them", single=False)
+
+
+def _checked(name: str, value: Any, bounds: dict[str, float], more: str, single: bool) -> Array:
     try:
         values = np.asarray("none" if value is None else value)  # numpy makes NaN of None
-        return values.astype(float) if values.dtype.kind in "iufO" else None  # text that reads as a number is none
+        values = values.astype(float) if values.dtype.kind in "iufO" else None  # text that reads as a number is none
     except (TypeError, ValueError, OverflowError, RuntimeError):  # torch has the last for a tensor with a gradient
-        return None
-
-
-def _within(values: Array, bounds: dict[str, float]) -> bool:
-    tests = {"above": np.greater, "at_least": np.greater_equal, "below": np.less, "at_most": np.less_equal}
-    return bool(np.isfinite(values).all() and all(tests[name](values, limit).all() for name, limit in bounds.items()))
-
-
-def _words(bounds: dict[str, float]) -> str:
-    return " and ".join(f"{bound.replace('_', ' ')} {limit:g}" for bound, limit in bounds.items())
+        values = None
+    good = values is not None and not (single and values.ndim) and np.isfinite(values).all()
+    if not good or not all(_TESTS[bound](values, limit).all() for bound, limit in bounds.items()):
+        words = " and ".join(f"{bound.replace('_', ' ')} {limit:g}" for bound, limit in bounds.items())
+        raise ValueError(f"{name} {value!r} must be a finite number {words}".rstrip() + more)
+    return values
