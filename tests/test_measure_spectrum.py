@@ -236,9 +236,28 @@ def test_without_normalization_half_of_all_branches_are_taken(recipe):
     assert np.mean(runs) == pytest.approx(10, abs=4 * length_noise(predicted_signal(network), 128))
 
 
-def test_what_stands_between_blocks_is_refused():
-    first, second = ResidualMLP(8, 12, "unnormalized", inputs=12).blocks
-    x = torch.randn(16, 12)
-    with pytest.raises(ValueError, match="block 2 of 2 reads another tensor than the one before gives"):
-        path_spectrum(nn.Sequential(first, nn.ReLU(), second), x)
-    assert len(path_spectrum(nn.Sequential(first, nn.Identity(), second), x).shares) == 3
+@torch.no_grad()
+def test_modules_between_blocks_are_on_every_path():
+    first, second = ResidualMLP(8, 12, "unnormalized", inputs=12, activation="linear").double().blocks
+    between = nn.Linear(12, 12).double()
+    network, x = nn.Sequential(first, nn.Sequential(between, nn.ReLU()), second), torch.randn(16, 12, dtype=torch.float64)
+    gates = (between(first(x)) > 0).double()
+    tangent = torch.randn(x.shape, generator=generator(3), dtype=torch.float64)
+    by_length = torch.zeros(3, *x.shape, dtype=torch.float64)
+    for path in itertools.product((0, 1), repeat=2):
+        t = tangent @ first.layers[0].weight.T @ first.layers[1].weight.T if path[0] else tangent
+        t = t @ between.weight.T * gates
+        by_length[sum(path)] += t @ second.layers[0].weight.T @ second.layers[1].weight.T if path[1] else t
+    masses = by_length.square().sum((1, 2)).numpy()
+    np.testing.assert_allclose(path_spectrum(network, x, seed=3).shares, masses / masses.sum(), atol=1e-12)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = first, second
+
+        def forward(self, x):
+            return self.second(2 * self.first(x))
+
+    with pytest.raises(ValueError, match=r"after first comes .*mul.*: only modules, one by one, may stand between blocks"):
+        path_spectrum(Twice(), x)

@@ -1,7 +1,7 @@
 """What passes through the blocks: gradients, their size and likeness; tangents, by how many branches they take."""
 
+import itertools
 import warnings
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shallowpaths.measure.guard import check_inputs, in_float64, left_as_found, modules_of
 from shallowpaths.measure.signals import BATCH_NORMALIZATIONS, directions
 from shallowpaths.networks import ResidualBlock
+from shallowpaths.networks.tracing import trace
 from shallowpaths.theory.checks import number, whole
 
 
@@ -150,25 +151,28 @@ def path_spectrum(
     A random tangent (of `seed`) at the first block's input, one for each input of the batch, goes forward. ReLU gates
     and normalization statistics are frozen at what the inputs make them, so that its way is linear. It is kept in parts
     by the number of branches taken so far: a block's skip path, or a shortcut with weights, leaves a part where it is,
-    its branch moves it on by one. In float64 it goes deeper before it overflows.
+    its branch moves it on by one. Modules between blocks are on every path. In float64 it goes deeper before overflow.
 
     longest: the longest length to keep apart, all longer ones sharing one part more; None keeps all apart. Other
     arguments and errors as in `signal_statistics`; ValueError also for a signal that overflows on the way, a tangent of
-    which nothing arrives, and anything that stands between blocks.
+    which nothing arrives, and anything but modules, one by one, between the blocks.
     """
     check_inputs(inputs)
     blocks = modules_of(network, ResidualBlock)
     if longest is not None:
         whole("longest (None for all lengths)", longest, at_least=0)
     longest = len(blocks) if longest is None else min(longest, len(blocks))
-    parts, reached = None, deque(maxlen=1)  # the tangent [k, N, C, ...] by branches taken; the last block's output
+    before = _modules_before(network)
+    parts = reached = None  # the tangent [k, N, C, ...] by branches taken; the last block's output
 
     def enter(block: ResidualBlock, arguments: tuple[Tensor]) -> None:
-        nonlocal parts
+        nonlocal parts, reached
         x, where = arguments[0], f"block {blocks.index(block) + 1} of {len(blocks)}"
-        if reached and x is not reached[0]:
-            raise ValueError(f"{where} reads another tensor than the one before gives: nothing may stand between them")
-        if not torch.isfinite(block.forward(x.clone())).all():  # here its normalizations freeze
+        for module in before[block]:
+            parts = _derivative(lambda y, module=module: module(y.clone()), reached, parts)
+            reached = module(reached.clone())
+        reached = block.forward(x.clone())  # here its normalizations freeze
+        if not torch.isfinite(reached).all():
             words = "its gates mean nothing from there on: use a wider type (network.double()) or fewer blocks"
             raise ValueError(f"the signal overflows {x.dtype} in {where}, and {words}")
         parts = random_like(x, seed)[None] if parts is None else parts
@@ -181,12 +185,28 @@ def path_spectrum(
                 stack.enter_context(module.register_forward_pre_hook(_freeze))
         for block in blocks:
             stack.enter_context(block.register_forward_pre_hook(enter))
-            stack.enter_context(block.register_forward_hook(lambda _block, _inputs, output: reached.append(output)))
         network(inputs)
     masses = np.zeros(longest + 2)
     masses[: len(parts)] = [float(in_float64(part).square().sum()) for part in parts]
     shares = masses / masses.sum()
     return PathSpectrum(shares[:-1], float(shares[-1]))
+
+
+def _modules_before(network: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+    """For each residual block, the modules between the last block and it."""
+    graph = trace(network, leaves=(ResidualBlock,))
+    modules = {node: graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"}
+    nodes = [node for node, module in modules.items() if isinstance(module, ResidualBlock)]
+    found: dict[nn.Module, list[nn.Module]] = {modules[nodes[0]]: []}
+    for node, last in itertools.pairwise(nodes):
+        found[modules[last]] = passed = []
+        while (after := next(iter(node.users))) is not last:
+            if len(node.users) > 1 or after not in modules:
+                order = f"after {node.target} comes {after.target}"
+                raise ValueError(f"{order}: only modules, one by one, may stand between blocks")
+            passed.append(modules[after])
+            node = after
+    return found
 
 
 def _freeze(norm: nn.Module, arguments: tuple[Tensor]) -> None:
