@@ -16,7 +16,6 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.steps import Step, StepOptions, default_options
-from shallowpaths.training.updates import make_optimizer
 
 MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 
@@ -78,8 +77,7 @@ class Run:
         self.network = network.to(self.device, memory_format=layout)
         self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
         distributed.slice_dropout(self.network)
-        optimizer = make_optimizer(self.network, config)
-        self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
+        self.step = Step(self.network, data, options, config)
         self.states, self.load = self.step.states, self.step.load
 
     def epoch(

@@ -1,8 +1,4 @@
-"""One training step, made fast without changing what it computes. Each ingredient can be switched off.
-
-Batches come from images that stay on the device, residual blocks may be compiled, and on CUDA the whole step may be
-recorded as a graph. What this machine cannot do is left out with one warning.
-"""
+"""One training step, made fast without changing what it computes. What this machine cannot do is left out with one warning."""
 
 import contextlib
 import functools
@@ -20,7 +16,9 @@ from shallowpaths._device import arithmetic, autocast
 from shallowpaths.data import Batch, Dataset
 from shallowpaths.networks import ResidualNetwork
 from shallowpaths.training import distributed
+from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import answers
+from shallowpaths.training.updates import make_optimizer
 
 log = logging.getLogger(__name__)
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
@@ -34,7 +32,7 @@ class StepOptions:
     Attributes:
         channels_last: activations in torch.channels_last.
         compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
-        graph: CUDA only: the step is recorded once and replayed; by a process alone, DistributedDataParallel has no part in it.
+        graph: CUDA only, and by a process alone: the step is recorded once and replayed.
         tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
         deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
             with torch 2.11 or newer.
@@ -48,56 +46,42 @@ class StepOptions:
 
 
 def default_options(device: torch.device) -> StepOptions:
-    """The fastest on this kind of device, as far as it was measured.
-
-    On a CPU, compiling costs half a minute or more before the first step, more than most runs on a CPU win back.
-    """
+    """The fastest on this kind of device. On a CPU few runs win back the half minute that compiling takes."""
     return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
 
 
 class Step:
     """A network's step of SGD on images of `data`, which stay on their device.
 
-    Args:
-        optimizer: of `updates.make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
-        augment, precision: as in RunConfig.
-
     `take` is the step, on what the data's `feed` gives it. Nothing in it makes the host wait for the device.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        data: Dataset,
-        options: StepOptions,
-        augment: bool,
-        precision: str,
-    ):
-        self.device = data.device
-        self.network, self.optimizer, self.data, self.options = network, optimizer, data, options
-        self.precision, self.make = precision, data.maker(augment)
-        compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
-        block_of = _compiled_block(self.options.deterministic) if compiled else None
+    def __init__(self, network: nn.Module, data: Dataset, options: StepOptions, config: RunConfig):
+        self.network, self.data, self.options, self.precision = network, data, options, config.precision
+        self.device, self.make, self.optimizer = data.device, data.maker(config.augment), make_optimizer(network, config)
+        compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, config.precision)
+        block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         shared = distributed.joined()
         self.joint = distributed.data_parallel(network, lambda x: self.forward(x)) if shared else None  # what it is by then
-        self.on_graph = self.options.graph and self.device.type == "cuda" and not shared
+        self.on_graph = options.graph and self.device.type == "cuda" and not shared
         self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
 
     def take(self, *inputs: Any) -> tuple[Tensor, ...]:
         """One step, on one step's part of the data's `feed`, and at a rate, the last argument.
 
-        Returns:
-            The batch's mean loss before the step and its share of right `answers`, 0-dimensional, on the device. Of the
-            whole batch, where several processes have a slice of it each.
+        Returns the whole batch's mean loss before the step and its shares of right `answers`, 0-dimensional, on the device.
         """
         *fed, rate = inputs
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self._try(*fed)
-            self._set_rate(rate)
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * group["rate_factor"])
+                else:
+                    group["lr"] = rate * group["rate_factor"]
             came_to = (self.recorded or self._step)(*fed)
             return came_to if self.joint is None else distributed.mean(*came_to)
 
@@ -129,13 +113,6 @@ class Step:
         right = answers(logits.detach(), labels, self.data.counts_top5)
         return loss.detach(), *(each.float().mean() for each in right)
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * group["rate_factor"])
-            else:
-                group["lr"] = rate * group["rate_factor"]
-
     def _try(self, *inputs: Tensor) -> None:
         """Compile and record; then the network, the optimizer and the random state are what they were.
 
@@ -163,10 +140,8 @@ class Step:
 class Recorded:
     """A function of CUDA tensors as a graph: a call replays it, and the host has one thing to do instead of thousands.
 
-    Args:
-        function: returns tensors, and changes others in place only. It is called here, a few times, for what it changes
-            to be put back by the caller.
-        inputs: what it is called with; all later calls have tensors of these shapes and types.
+    The function returns tensors and changes others in place only. It is called here a few times: the caller puts what it
+    changes back. All later inputs have the shapes and types of these.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
@@ -207,17 +182,11 @@ def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
     One that was not there before becomes 0, as which a velocity goes on as none does: momentum * 0 + gradient.
     """
     before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
-    cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    yield
+    with torch.random.fork_rng({tensor.device for tensor in before.values() if tensor.device.type == "cuda"}):
+        yield
     with torch.no_grad():
         for tensor in tensors():
-            if id(tensor) in before:
-                tensor.copy_(before[id(tensor)])
-            else:
-                tensor.zero_()
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state(cuda)
+            tensor.copy_(before.get(id(tensor), torch.zeros_like(tensor)))
 
 
 def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -240,10 +209,10 @@ def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
 
 def _compiles(device: torch.device, precision: str) -> bool:
     """False, announced, for what torch's compiler refuses: then it would compile nothing more in this process."""
-    if device.type != "cuda" or precision != "bfloat16" or torch.cuda.is_bf16_supported(False):
-        return True
-    _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
-    return False
+    refused = device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported(False)
+    if refused:
+        _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
+    return not refused
 
 
 @functools.cache
