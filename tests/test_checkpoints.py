@@ -16,9 +16,10 @@ from shallowpaths import data
 from shallowpaths.training import checkpoints
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.epochs import Timetable
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.record import RunRecord
-from shallowpaths.training.runs import Run, timetable
+from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import Step
 from shallowpaths.training.train import train, train_lanes
 
@@ -383,5 +384,5 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=1000)
     assert saves == []
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
-    times = timetable(RUN, 1293)
+    times = Timetable(RUN, 1293)
     assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(len(times.rates(epoch)))]

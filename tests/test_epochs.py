@@ -9,7 +9,7 @@ from shallowpaths.networks import ResidualMLP
 from shallowpaths.training import epochs
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import Timetable
-from shallowpaths.training.runs import Run, timetable
+from shallowpaths.training.runs import Run
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():
@@ -30,10 +30,10 @@ def test_short_schedules_never_rise(steps):
 
 def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
     """100 images in batches of 20 are 5 steps an epoch; of 30 steps the first 10 warm up, and the second half halves."""
-    times = timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
+    times = Timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
     rates = [rate for epoch in range(6) for rate in times.rates(epoch)]
     assert rates[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    plain = timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
+    plain = Timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
     assert rates[10:] == [rate for epoch in range(6) for rate in plain.rates(epoch)][10:]
     assert epochs.learning_rate_factor("constant", 2, 30, warmup=4) == 0.75
 
@@ -41,7 +41,7 @@ def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
 def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
     count = 6
-    times = Timetable(images, batch_size, count * images // batch_size, 0.1, "paper", seed=3)
+    times = Timetable(RunConfig(batch_size=batch_size, steps=count * images // batch_size, seed=3), images)
     orders = [times.order(epoch) for epoch in range(count)]
     assert all(order.shape[1] == batch_size for order in orders)
     stream = torch.cat(orders).flatten()
@@ -52,7 +52,7 @@ def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_siz
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    times = [Timetable(50, 10, 10, 0.1, "paper", seed) for seed in (0, 1)]
+    times = [Timetable(RunConfig(batch_size=10, steps=10, seed=seed), 50) for seed in (0, 1)]
     orders = [t.order(epoch).flatten().tolist() for t in times for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
@@ -69,7 +69,7 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars, alph
     (result,) = Run(config, digits, ours).epoch(0)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     losses = []
-    for index in Timetable(1437, 400, 17, 0.1, "paper", seed=0).order(0):
+    for index in Timetable(config, 1437).order(0):
         logits = theirs(digits.standardize(digits.train_images[index]))
         chosen = logits.log_softmax(1)[torch.arange(400), digits.train_labels[index]]
         losses.append(-chosen.mean())
@@ -120,7 +120,7 @@ def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
 def test_an_epochs_rates_are_the_schedules_over_all_steps(budget):
     config = RunConfig(batch_size=100, learning_rate=0.3, **budget)
     steps = config.total_steps(1437)
-    times = timetable(config, 1437)
+    times = Timetable(config, 1437)
     found = [rate for epoch in range(times.epochs) for rate in times.rates(epoch)]
     assert found == [0.3 * epochs.learning_rate_factor("paper", step, steps) for step in range(steps)]
 

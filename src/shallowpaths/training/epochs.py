@@ -10,51 +10,38 @@ from torch import Tensor, nn
 from shallowpaths._device import autocast
 from shallowpaths.data import Dataset
 from shallowpaths.training import distributed
+from shallowpaths.training.config import RunConfig
 
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
+ORDER, AUGMENTATION = 0, 1  # streams of random numbers
+Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     """What the learning rate is multiplied by in `step` (from 0) of `steps`.
 
-    warmup: steps at the start over which it rises, by equal parts of what the schedule says: step s has (s + 1) / warmup.
-
-    "paper": 1 during the first half, then halved at the start of every tenth of the second half. Counted in steps,
-    so that a run of a single epoch sees the whole schedule too.
+    "paper": 1 during the first half, then halved at the start of every tenth of the second half. [paper]
+    Over the first `warmup` steps step s has (s + 1) / warmup of that.
     """
     rising = min((step + 1) / warmup, 1.0) if warmup else 1.0
     if schedule == "constant" or 2 * step < steps:
         return rising
-    tenths = (2 * step - steps) * 10 // steps
-    return rising * 0.5 ** (tenths + 1)
+    return rising * 0.5 ** ((2 * step - steps) * 10 // steps + 1)
 
 
-@dataclass(frozen=True)
 class Timetable:
     """What each step of a run uses: which images, shifted and mirrored how, at which learning rate.
 
     Order and augmentation are functions of (seed, epoch) alone. Every batch is full: one that an epoch's end cuts is
-    filled from the next epoch.
+    filled from the next epoch. The last epoch may end within.
 
-    Attributes:
-        images: of the training split.
-        batch_size: images a step.
-        steps: of the whole run; the last epoch may end within.
-        learning_rate, schedule, seed, warmup_epochs: as in RunConfig.
+    images: of the training split. A ValueError says that the run does not fit so many, see `RunConfig.split`.
     """
 
-    images: int
-    batch_size: int
-    steps: int
-    learning_rate: float
-    schedule: str
-    seed: int
-    warmup_epochs: int = 0
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that the run enters."""
-        return -(-self.steps * self.batch_size // self.images)
+    def __init__(self, config: RunConfig, images: int):
+        self.config, self.images = config, config.replace(validation=0.0).split(images)
+        self.batch_size, self.steps = config.batch_size, config.total_steps(images)
+        self.epochs = -(-self.steps * self.batch_size // images)
 
     def steps_before(self, epoch: int) -> int:
         """Steps taken before `epoch` starts."""
@@ -63,8 +50,9 @@ class Timetable:
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of each of an epoch's steps."""
         numbers = range(self.steps_before(epoch), self.steps_before(epoch + 1))
-        plan = self.steps, self.warmup_epochs * self.images // self.batch_size
-        return [self.learning_rate * learning_rate_factor(self.schedule, step, *plan) for step in numbers]
+        plan = self.steps, self.config.warmup_epochs * self.images // self.batch_size
+        rate, schedule = self.config.learning_rate, self.config.schedule
+        return [rate * learning_rate_factor(schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
         """Indices of the images that `epoch`'s steps use, int64 [S, B].
@@ -74,17 +62,16 @@ class Timetable:
         """
         first, last = (self.steps_before(e) * self.batch_size for e in (epoch, epoch + 1))
         passes = range(first // self.images, -(-last // self.images))
-        stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, "order")) for p in passes])
+        stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, ORDER)) for p in passes])
         start = first - passes[0] * self.images
         return stream[start : start + last - first].view(-1, self.batch_size)
 
     def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, ...]:
-        """Of each of an epoch's S steps what `data.draw` gives for its images, [S, B, ...]: a whole data set's index, offsets, flips."""
-        return data.draw(self.order(epoch), self._generator(epoch, "augmentation"))
+        """What `data.draw` gives for the images of each of an epoch's S steps, [S, B, ...]."""
+        return data.draw(self.order(epoch), self._generator(epoch, AUGMENTATION))
 
-    def _generator(self, epoch: int, purpose: str) -> torch.Generator:
-        streams = ("order", "augmentation")
-        mixed = (self.seed * 1_000_003 + epoch) * len(streams) + streams.index(purpose)
+    def _generator(self, epoch: int, stream: int) -> torch.Generator:
+        mixed = (self.config.seed * 1_000_003 + epoch) * 2 + stream
         return torch.Generator().manual_seed(mixed % 2**63)
 
 
@@ -100,23 +87,22 @@ class EpochResult:
 
 
 def take_steps(
-    take: Callable[..., tuple[Tensor, ...]],
-    batches: Iterable[tuple],
-    on_step: Callable[[], object],
-    taken: list[tuple[Tensor, ...]],
+    take: Callable[..., tuple[Tensor, ...]], batches: Iterable[tuple], on_step: Callable[[], object], taken: Taken
 ) -> None:
-    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch; those behind what is there already.
+    """Append `take(*batch)` to `taken` for each batch; those behind what is there already.
 
-    Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
+    It ends once no run's loss is finite any more; a GPU, where the host waits for the answer, is asked now and then.
     """
-    for number, batch in enumerate(batches, start=len(taken)):
+    for number, batch in enumerate(batches, start=len(taken) + 1):
         taken.append(take(*batch))
-        if _all_diverged(number, taken[-1][0]):
+        losses = taken[-1][0]
+        asked = losses.device.type == "cpu" or number % LOOK_EVERY == 0
+        if asked and not torch.isfinite(losses).any():
             break
         on_step()
 
 
-def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[EpochResult]:
+def epoch_results(taken: Taken, *rates: list[float]) -> list[EpochResult]:
     """Each run's result, from what its steps came to. rates: each run's, step by step."""
     losses, *correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
     results = []
@@ -127,14 +113,8 @@ def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[
     return results
 
 
-def _all_diverged(number: int, loss: Tensor) -> bool:
-    """Whether no run's loss is finite after step `number`; a GPU, where the host waits for the answer, is asked now and then."""
-    asked = loss.device.type == "cpu" or (number + 1) % LOOK_EVERY == 0
-    return asked and not torch.isfinite(loss).any()
-
-
 def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
-    """For each image, bool [N], whether its label is the likeliest; and with `counts_top5` whether it is among the five likeliest."""
+    """Bool [N], whether an image's label is the likeliest; with `counts_top5` also whether it is among the five likeliest."""
     right = [logits.argmax(1) == labels]
     return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
 
