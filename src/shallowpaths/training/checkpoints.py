@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from shallowpaths.training import distributed
+from shallowpaths.training.epochs import Taken
 from shallowpaths.training.record import versions
 from shallowpaths.training.runs import Trainable
 
 FORMAT = "shallowpaths checkpoint 2"
 UNFINISHED = ".unfinished"
-FIELDS = ("configs", "position", "states", "generators")
+Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
 
 
 @dataclass
@@ -30,24 +31,18 @@ class Position:
         epoch: the epoch that is under way, from 0.
         seconds: training time so far.
         measured: what was measured at the start of this epoch, to go into its point of the curve.
-        taken: of each step that this epoch has taken loss, accuracy and perhaps top-5: one number, or one for each of several runs.
+        taken: what each step came to that this epoch has taken.
     """
 
     results: list[dict[str, Any]]
     epoch: int = 0
     seconds: float = 0.0
     measured: dict[str, float] = field(default_factory=dict)
-    taken: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
-
-
-Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
+    taken: Taken = field(default_factory=list)
 
 
 def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
-    """The file in which the checkpoint of a run lies, or of several that are trained together: no two share one.
-
-    keys: RunConfig.key of each.
-    """
+    """The file of a run's checkpoint, or of several runs' that are trained together, by their RunConfig.key."""
     name = keys[0]
     if len(keys) > 1:
         name = f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[: len(name)]}-lanes"
@@ -55,11 +50,7 @@ def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
 
 
 def prepare(folder: str | os.PathLike) -> None:
-    """Make the folder, and write to it once, so that a run does not learn after an hour that it cannot be saved.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
+    """Make the folder and write to it once: a ValueError now, and not after an hour, where it cannot be written."""
     folder = Path(folder).expanduser()
     probe = folder / f"probe-{os.getpid()}"
     try:
@@ -76,13 +67,17 @@ def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> N
     Raises:
         OSError: the disk is full or cannot be written; the old checkpoint still stands.
     """
+    taken = [torch.stack(step) for step in position.taken]  # as one tensor, for an epoch may have thousands
+    generators = {"cpu": torch.get_rng_state()}  # dropout draws from them; order and augmentation follow from seed and epoch
+    if runs.device.type != "cpu":
+        generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
     content = {
         "format": FORMAT,
         "configs": configs,
         "versions": _versions(),
-        "position": vars(position) | {"taken": _table(position.taken)},
+        "position": vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)},
         "states": runs.states(),
-        "generators": _generators(runs.device.type),
+        "generators": generators,
     }
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -95,7 +90,12 @@ def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> N
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # some systems cannot open a folder, and there a rename lasts anyway
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def discard(path: Path) -> None:
@@ -126,14 +126,9 @@ def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
     for device, state in content["generators"].items():
-        {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
+        (torch if device == "cpu" else getattr(torch, device)).set_rng_state(state)
     taken = [tuple(step) for step in content["position"]["taken"].to(runs.device)]
     return Position(**content["position"] | {"taken": taken})
-
-
-def _table(taken: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
-    """What steps came to, [S, 2] or [S, 2, L], with top-5 3 instead of 2: as one tensor, for an epoch may have thousands."""
-    return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -143,7 +138,7 @@ def _read(path: Path) -> dict[str, Any]:
             if archive.testzip() is not None:  # torch writes each part's check sum, and does not look at it
                 raise zipfile.BadZipFile
         content = torch.load(path, map_location="cpu", weights_only=True)
-        good = content["format"] == FORMAT and content.keys() >= set(FIELDS)
+        good = content["format"] == FORMAT
     except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError):
         good = False
     if not good:
@@ -154,23 +149,6 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _generators(device: str) -> dict[str, torch.Tensor]:
-    """torch's random states, which dropout draws from; order and augmentation follow from seed and epoch."""
-    on_device = {"cuda": torch.cuda, "mps": torch.mps}
-    states = {"cpu": torch.get_rng_state()}
-    return states | {device: on_device[device].get_rng_state()} if device in on_device else states
-
-
 def _versions() -> dict[str, str]:
     """What must be the same for the rest of the run to come out bit for bit."""
-    return {name: str(versions()[name]) for name in ("shallowpaths", "torch")}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last; some systems cannot open a folder, and there it lasts anyway."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return {name: versions()[name] for name in ("shallowpaths", "torch")}
