@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
 LOOK_AGAIN = 0.1  # seconds
@@ -96,34 +95,19 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def share(batch_size: int) -> slice:
-    """This process's images of each batch: consecutive ones, as many as every other's.
-
-    Raises:
-        ValueError: the processes do not divide the batch.
-    """
+    """This process's images of each batch, consecutive ones; a ValueError where the processes do not divide the batch."""
     each, rest = divmod(batch_size, size())
     if rest:
         raise ValueError(f"batch_size {batch_size} cannot be shared among {size()} processes: choose a multiple of {size()}")
     return slice(rank() * each, (rank() + 1) * each)
 
 
-def data_parallel(network: nn.Module, call: Callable[[Tensor], Tensor]) -> DistributedDataParallel:
-    """`call`, which runs `network`, such that its backward pass averages the gradients over all processes.
-
-    Before each call all take over the first one's buffers, moving averages that is.
-    """
-    return DistributedDataParallel(_Called(network, call))
-
-
-class _Called(nn.Module):
-    """One module, as DistributedDataParallel wants it, of a network and the way in which it is called."""
+class Called(nn.Module):
+    """A network and the way in which it is called, as one module, which DistributedDataParallel wants."""
 
     def __init__(self, network: nn.Module, call: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.network, self.call = network, call
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.call(images)
+        self.network, self.forward = network, call
 
 
 class SlicedDropout(nn.Dropout):
@@ -152,20 +136,12 @@ def share_buffers(network: nn.Module) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def mean(*values: Tensor) -> tuple[Tensor, ...]:
-    """Of each number, the mean over the processes."""
-    together = torch.stack(values) / size()
-    dist.all_reduce(together)
-    return together.unbind()
-
-
-def total(*values: float, device: torch.device) -> tuple[float, ...]:
-    """Of each number, the sum over the processes, which meet on `device`."""
-    if not joined():
-        return values
-    together = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(together)
-    return tuple(together.tolist())
+def total(numbers: Tensor, device: torch.device) -> Tensor:
+    """The sum over the processes, which meet on `device`."""
+    if joined():
+        numbers = numbers.to(device)
+        dist.all_reduce(numbers)
+    return numbers
 
 
 def from_first(value: T) -> T:
@@ -178,15 +154,8 @@ def from_first(value: T) -> T:
 
 def one_before_others(load: Callable[[], T]) -> T:
     """`load()`, by one process of each machine first: the others then find what it has downloaded."""
-    if not joined():
-        return load()
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        _wait_for_all()
-        return load()
-    loaded = load()
-    _wait_for_all()
-    return loaded
-
-
-def _wait_for_all() -> None:
-    dist.all_gather_object([None] * size(), None)  # barrier would take a GPU even where all compute on the CPU
+    early = not joined() or os.environ.get("LOCAL_RANK", "0") == "0"
+    loaded = load() if early else None
+    if joined():
+        dist.all_gather_object([None] * size(), None)  # barrier would take a GPU even where all compute on the CPU
+    return loaded if early else load()

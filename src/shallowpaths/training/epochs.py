@@ -133,7 +133,7 @@ def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> di
         loss = F.cross_entropy(logits.float(), labels, reduction="sum").cpu().double()
         right = (each.sum().cpu().double() for each in answers(logits, labels, data.counts_top5))
         sums += torch.stack([torch.tensor(len(labels)).double(), loss, *right])
-    count, *totals = distributed.total(*sums.tolist(), device=data.device)
+    count, *totals = distributed.total(sums, data.device).tolist()
     if not count:
         raise ValueError(f"none of the {part} images of {data.name!r} can be read")
     return dict(zip(("loss", "accuracy", "top5_accuracy"), (total / count for total in totals), strict=False))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.data import Batch, Dataset
@@ -63,7 +64,7 @@ class Step:
         block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         shared = distributed.joined()
-        self.joint = distributed.data_parallel(network, lambda x: self.forward(x)) if shared else None  # what it is by then
+        self.joint = DistributedDataParallel(distributed.Called(network, lambda x: self.forward(x))) if shared else None
         self.on_graph = options.graph and self.device.type == "cuda" and not shared
         self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
@@ -83,7 +84,9 @@ class Step:
                 else:
                     group["lr"] = rate * group["rate_factor"]
             came_to = (self.recorded or self._step)(*fed)
-            return came_to if self.joint is None else distributed.mean(*came_to)
+            if self.joint is None:
+                return came_to
+            return distributed.total(torch.stack(came_to) / distributed.size(), self.device).unbind()
 
     def batch(self, *fed: Tensor) -> Batch:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
