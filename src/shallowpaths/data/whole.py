@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shallowpaths.theory.checks import number
-
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
 Batch = tuple[Tensor, Tensor]  # standardized images, float32 [B, C, H, W], and labels, int64 [B]
 
@@ -33,6 +31,7 @@ class Dataset:
         flips: whether a mirrored image is as good as the image (of a digit it is not).
         checksum: SHA-256 of all images and labels.
         evaluation_batch: images to be evaluated together.
+        counts_top5: whether records hold the share of images whose label is among the five likeliest.
     """
 
     name: str
@@ -49,16 +48,12 @@ class Dataset:
     flips: bool
     checksum: str
     evaluation_batch: ClassVar[int] = 1000
+    counts_top5: ClassVar[bool] = False
 
     @property
     def device(self) -> torch.device:
         """Where batches are made."""
         return self.mean.device
-
-    @property
-    def counts_top5(self) -> bool:
-        """Whether records hold the share of images whose label is among the five likeliest."""
-        return False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,18 +77,18 @@ class Dataset:
 
     def maker(self, augment: bool) -> Callable[..., Batch]:
         """A function that makes a Batch of training images from a step's index [B], offsets [B, 2] and flips [B]."""
-        pixels = PaddedPixels(self.train_images, self.padding, self.mean, self.std) if augment else None
+        cropped = cropper(self.train_images, self.padding, self.mean, self.std) if augment else None
 
         def make(index: Tensor, offsets: Tensor, flips: Tensor) -> Batch:
-            standardized = pixels.standardized(index, offsets, flips) if pixels else self.standardize(self.train_images[index])
-            return standardized, self.train_labels[index]
+            images = cropped(index, offsets, flips) if cropped else self.standardize(self.train_images[index])
+            return images, self.train_labels[index]
 
         return make
 
     def plain(self, part: str, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
         """The images of "train", "validation" or "test" in order, as they are, in batches of `size`; the last is smaller.
 
-        first, every: of these batches only numbers first, first + every, ...
+        Of these batches only numbers first, first + every, ...
         """
         images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
         for start in range(first * size, len(images), every * size):
@@ -105,79 +100,54 @@ class Dataset:
 
     def hold_out(self, fraction: float) -> Self:
         """Move a fraction of the training images, always the same ones, to the validation split."""
-        number("validation", fraction, at_least=0, below=1)
-        if len(self.validation_images):
-            raise ValueError("this data set has a validation split already: hold out from the whole one")
-        count = round(fraction * len(self.train_images))
         if fraction == 0:
             return self
-        if not 0 < count < len(self.train_images):
-            raise ValueError(
-                f"validation {fraction}: of {len(self.train_images)} training images that leaves {count} to validate on"
-            )
+        count = round(fraction * len(self.train_images))
         order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        held, kept = order[:count], order[count:]
-        return dataclasses.replace(
-            self,
-            train_images=self.train_images[kept],
-            train_labels=self.train_labels[kept],
-            validation_images=self.train_images[held],
-            validation_labels=self.train_labels[held],
-        )
+        splits = {"validation": order[:count], "train": order[count:]}
+        parts = {f"{k}_{what}": getattr(self, f"train_{what}")[i] for k, i in splits.items() for what in ("images", "labels")}
+        return dataclasses.replace(self, **parts)
 
 
-
-
-class PaddedPixels:
-    """Images padded once, each pixel one number: a batch's crops and flips are then a single gather.
+def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Pad images once, each pixel one number: a batch's crops and flips are then a single gather.
 
     Args:
         images: uint8 [N, C, H, W] with at most 4 channels. They stay on their device, in (H + 2p)(W + 2p) bytes an
             image for one channel, four times that for more.
         padding: p, zeros on each side.
         mean, std: of the channels, float32 [C, 1, 1].
+
+    Returns:
+        A function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image, each 0 to
+        2p, where (p, p) shifts nothing, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says
+        so, then as by `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
     """
+    channels, height, width = images.shape[1:]
+    room = 1 if channels == 1 else 4  # bytes a pixel
+    padded = F.pad(images.permute(0, 2, 3, 1), (0, room - channels, *[padding] * 4)).contiguous()
+    padded_height, padded_width = padded.shape[1:3]
+    numbers = padded.view(-1) if room == 1 else padded.view(torch.int32).view(-1)
+    mean, std = (s.flatten().repeat(width) for s in (mean, std))  # of a row, as it lies in memory: channel after channel
+    places = torch.arange(width * room, device=images.device)
+    used = places[places % room < channels]
+    integer = torch.int32 if numbers.numel() < 2**31 else torch.int64  # half the work, where it suffices
 
-    def __init__(self, images: Tensor, padding: int, mean: Tensor, std: Tensor):
-        self.channels, self.height, self.width = images.shape[1:]
-        if self.channels > 4:
-            raise ValueError(f"images with {self.channels} channels: at most 4 fit into one number a pixel")
-        room = 1 if self.channels == 1 else 4  # bytes a pixel
-        unused = (0, room - self.channels)
-        padded = F.pad(images.permute(0, 2, 3, 1), (*unused, padding, padding, padding, padding))
-        self.padded_height, self.padded_width = padded.shape[1:3]
-        self.numbers = padded.contiguous().view(-1) if room == 1 else padded.contiguous().view(torch.int32).view(-1)
-        self.mean, self.std = (s.flatten().repeat(self.width) for s in (mean, std))  # of a row, as it lies in memory
-        places = torch.arange(self.width * room, device=images.device)
-        self.channel_places = places[places % room < self.channels]
-        self.integer = torch.int32 if self.numbers.numel() < 2**31 else torch.int64  # half the work, where it suffices
+    def cropped(index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+        index, offsets = index.to(integer), offsets.to(integer)
+        each = [torch.arange(size, device=index.device, dtype=integer).expand(len(index), -1) for size in (height, width)]
+        rows = (index * padded_height + offsets[:, 0])[:, None] + each[0]
+        columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - each[1], each[1])
+        places = (rows * padded_width)[:, :, None] + columns[:, None, :]  # [B, H, W]
+        pixels = numbers.index_select(0, places.view(-1)).view(torch.uint8).to(torch.float32).view(len(index) * height, -1)
+        if len(used) < pixels.shape[1]:
+            pixels = pixels.index_select(1, used)  # on a CPU, twice as fast as a slice
+        pixels = pixels.sub_(mean).div_(std)
+        if channels == 1:  # both layouts in one, and torch then takes the strides of the other
+            return pixels.view(len(index), 1, height, width)
+        return pixels.view(len(index), height, width, channels).permute(0, 3, 1, 2)
 
-    def standardized(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """The images at `index`, int64 [B]: cropped, mirrored if their flip says so, then as by `Dataset.standardize`.
-
-        offsets: int64 [B, 2], the crop's top and left corner in the padded image, each 0 to 2p; (p, p) shifts nothing.
-        flips: bool [B]. Returns float32 [B, C, H, W] in torch.channels_last. It works on whole rows of pixels, which lie
-        in memory one channel after the other.
-        """
-        rows = self._gathered(index, offsets, flips).to(torch.float32).view(len(index) * self.height, -1)
-        if len(self.channel_places) < rows.shape[1]:
-            rows = rows.index_select(1, self.channel_places)  # on a CPU, twice as fast as a slice
-        rows = rows.sub_(self.mean).div_(self.std)
-        if self.channels == 1:  # both layouts in one, and torch then takes the strides of the other
-            return rows.view(len(index), 1, self.height, self.width)
-        return rows.view(len(index), self.height, self.width, self.channels).permute(0, 3, 1, 2)
-
-    def _gathered(self, index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
-        """The bytes of the batch's pixels, one after the other."""
-        index, offsets = index.to(self.integer), offsets.to(self.integer)
-        rows, columns = (
-            torch.arange(size, device=index.device, dtype=self.integer).expand(len(index), -1)
-            for size in (self.height, self.width)
-        )
-        rows = (index * self.padded_height + offsets[:, 0])[:, None] + rows
-        columns = offsets[:, 1:] + torch.where(flips[:, None], self.width - 1 - columns, columns)
-        places = (rows * self.padded_width)[:, :, None] + columns[:, None, :]  # [B, H, W]
-        return self.numbers.index_select(0, places.view(-1)).view(torch.uint8)
+    return cropped
 
 
 def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
