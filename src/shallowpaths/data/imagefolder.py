@@ -26,7 +26,7 @@ from shallowpaths.data.sources import FOLDER_VARIABLE
 from shallowpaths.data.whole import SPLIT_SEED, Batch, Dataset, mean_and_std
 
 log = logging.getLogger(__name__)
-COLOURS = ("RGB", "L", "1", "P", "CMYK", "YCbCr")  # kinds of image that become RGB; a transparent or 16-bit one would lose what it says
+COLOURS = ("RGB", "L", "1", "P", "CMYK", "YCbCr")  # kinds of image that become RGB and lose nothing that they say
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises for a damaged file
 SAMPLE = 1000  # images from which mean and standard deviation are taken
 RESIZE = 256 / 224  # of the shorter side, over the square that evaluation cuts from the middle
@@ -82,34 +82,31 @@ class FolderDataset(Dataset):
         count = len(getattr(self, f"{part}_images"))
         starts = range(first * size, count, every * size)
         keys = ([(index, None) for index in range(start, min(start + size, count))] for start in starts)
-        for images, labels in self._batches(part, keys):
-            yield self.standardize(images), labels
+        return ((self.standardize(images), labels) for images, labels in self._batches(part, keys))
 
     def _batches(self, part: str, keys: Iterable[list[tuple[int, int | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch for each list of (index, seed)."""
-        names, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-        images = _Images(self.folder, names, labels.cpu(), self.size, self.augment)
         more = {"batch_sampler": keys, "num_workers": self.workers, "pin_memory": self.device.type == "cuda"}
         own = torch.Generator()  # else the loader would draw from torch's, and what dropout draws would depend on it
-        for pixels, classes, bad in DataLoader(images, collate_fn=_together, generator=own, **more):
+        for pixels, labels, bad in DataLoader(_Images(self, part), collate_fn=_together, generator=own, **more):
             for message in bad:
-                _refused_or_skipped(message, self.skip)
-            if len(classes):
-                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in (pixels, classes))
+                _refuse_or_skip(message, self.skip)
+            if len(labels):
+                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
 
 
 class _Images(torch.utils.data.Dataset):
     """What a worker does: decode the image that a key (index, seed) names, and transform it."""
 
-    def __init__(self, folder: Path, names: np.ndarray, labels: Tensor, size: int, augment: bool):
-        self.folder, self.names, self.labels = folder, names, labels
-        self.plain, self.random = _transform(size, False), _transform(size, augment)
+    def __init__(self, data: FolderDataset, part: str):
+        self.folder, self.names = data.folder, getattr(data, f"{part}_images")
+        self.labels = getattr(data, f"{part}_labels").cpu()
+        self.plain, self.random = _transform(data.size, False), _transform(data.size, data.augment)
 
     def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor | None, int, list[str]]:
         """uint8 [C, H, W], its label, and what is wrong with files on the way: in training the next good one is taken."""
         (index, seed), bad = key, []
-        count = len(self.names)
-        for place in [index] if seed is None else itertools.chain(range(index, count), range(index)):
+        for place in [index] if seed is None else itertools.chain(range(index, len(self.names)), range(index)):
             try:
                 image = _read(self.folder / os.fsdecode(self.names[place]))
             except ValueError as error:
@@ -117,8 +114,7 @@ class _Images(torch.utils.data.Dataset):
                 continue
             with torch.random.fork_rng([]):
                 torch.default_generator.manual_seed(seed or 0)
-                pixels = (self.plain if seed is None else self.random)(image)
-            return pixels, int(self.labels[place]), bad
+                return (self.plain if seed is None else self.random)(image), int(self.labels[place]), bad
         return None, 0, bad
 
 
@@ -148,33 +144,24 @@ def _read(path: Path) -> Image.Image:
 
 
 @functools.cache
-def _skipped(message: str) -> None:
-    """Once a process."""
+def _refuse_or_skip(message: str, skip: bool) -> None:
+    """A ValueError, or a warning once a process."""
+    if not skip:
+        raise ValueError(f'{message}. Repair or remove it, or skip what is bad: bad_images = "skip"')
     log.warning("skipped: %s", message)
 
 
-def _refused_or_skipped(message: str, skip: bool) -> None:
-    if not skip:
-        raise ValueError(f'{message}. Repair or remove it, or skip what is bad: bad_images = "skip"')
-    _skipped(message)
-
-
 def load_folder(
-    folder: str | os.PathLike | None,
-    device: torch.device | str = "cpu",
-    size: int = 224,
-    skip: bool = False,
-    augment: bool = True,
-    workers: int = 0,
-) -> FolderDataset:
+    folder: str | os.PathLike | None, device: torch.device | str = "cpu", size: int = 224, skip: bool = False,
+    augment: bool = True, workers: int = 0,
+) -> FolderDataset:  # fmt: skip
     """The images below `folder`, in the subfolders train and val, which hold a folder for each class.
 
     Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256 of
-    all files' names and sizes.
+    all files' names and sizes. For size, skip, augment and workers see FolderDataset.
 
     Args:
         folder: by default the environment variable SHALLOWPATHS_DATA.
-        size, skip, augment, workers: see FolderDataset.
 
     Raises:
         ValueError: no such folder; classes that differ between train and val; and, unless `skip`, a class without images or
@@ -190,13 +177,18 @@ def load_folder(
         raise ValueError(f"the classes in {root / 'train'} and {root / 'val'} differ: {differ}")
     digest = hashlib.sha256()
     for name in itertools.chain(train[0].tolist(), test[0].tolist()):
-        digest.update(name + f" {_file_size(root / os.fsdecode(name))}\n".encode())
+        path = root / os.fsdecode(name)
+        digest.update(name + f" {path.stat().st_size if path.exists() else -1}\n".encode())
     nothing, as_it_is = (train[0][:0], train[1][:0]), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
-    settings = {"folder": root, "size": size, "skip": skip, "augment": augment, "workers": workers}
-    data = FolderDataset(
-        "imagefolder", *train, *test, *nothing, *as_it_is, len(classes), 0, True, digest.hexdigest(), **settings
-    )
-    return _with_statistics(data).to(device)
+    known = len(classes), 0, True, digest.hexdigest(), root, size, skip, augment, workers
+    data = FolderDataset("imagefolder", *train, *test, *nothing, *as_it_is, *known)
+    chosen = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(SPLIT_SEED))[:SAMPLE]
+    sample = dataclasses.replace(data, train_images=train[0][chosen], train_labels=train[1][chosen])
+    pixels = [images.byte() for images, _ in sample.plain("train", sample.evaluation_batch)]
+    if not pixels:
+        raise ValueError(f"none of {len(chosen)} images for training in {root} can be read")
+    mean, std = mean_and_std(torch.cat(pixels))
+    return dataclasses.replace(data, mean=mean, std=std).to(device)
 
 
 def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, Tensor]:
@@ -207,29 +199,8 @@ def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, T
     except OSError as error:
         raise ValueError(f"{folder} is no folder of images in a folder for each class: {error.strerror or error}") from error
     names = [os.fsencode(Path(path).relative_to(root)) for path, _ in found.samples]
-    labels = torch.tensor([label for _, label in found.samples], dtype=torch.int64)
-    for name, count in zip(found.classes, labels.bincount(minlength=len(found.classes)).tolist(), strict=True):
-        if count == 0:
-            _refused_or_skipped(f"the class {folder / name} has no image, or may not be read", skip)
+    for name in sorted({*found.classes} - {found.classes[label] for label in found.targets}):
+        _refuse_or_skip(f"the class {folder / name} has no image, or may not be read", skip)
     if not names:
         raise ValueError(f"{folder} has no image")
-    return found.classes, np.array(names), labels
-
-
-def _file_size(path: Path) -> int:
-    """In bytes; -1 where the file is not to be found."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _with_statistics(data: FolderDataset) -> FolderDataset:
-    count = len(data.train_images)
-    some = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))[:SAMPLE]
-    sample = dataclasses.replace(data, train_images=data.train_images[some], train_labels=data.train_labels[some])
-    pixels = [images.byte() for images, _ in sample.plain("train", sample.evaluation_batch)]
-    if not pixels:
-        raise ValueError(f"none of {len(some)} images for training in {data.folder} can be read")
-    mean, std = mean_and_std(torch.cat(pixels))
-    return dataclasses.replace(data, mean=mean, std=std)
+    return found.classes, np.array(names), torch.tensor(found.targets, dtype=torch.int64)
