@@ -132,5 +132,5 @@ def test_evaluation_equals_torchs_own_over_one_batch():
     network.eval()
     with torch.no_grad():
         logits = network(digits.standardize(digits.train_images))
-    assert found["loss"] == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
-    assert found["accuracy"] == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())
+    assert found["train_loss"] == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
+    assert found["train_accuracy"] == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from shallowpaths._device import autocast
 from shallowpaths.data import Dataset
+from shallowpaths.measure import NotFinite, gradient_noise, hessian_eigenvalues
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
 
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
+KEPT = ("gradient_square", "gradient_variance", "gradient_curvature", "noise_curvature")
+TOLERANCE, MOST_PRODUCTS = 0.05, 20  # a few in a hundred: less than from one epoch to the next
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers
 Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
 
@@ -121,9 +124,9 @@ def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> dict[str, float]:
-    """Mean "loss", "accuracy" and perhaps "top5_accuracy" on a part of the data, with the statistics gathered in training.
+    """Mean loss, accuracy and perhaps top5_accuracy on the data's "train", "validation" or "test", as "test_loss" and so on.
 
-    Each process takes its batches of it. part: "train", "validation" or "test". ValueError: none of its images can be read.
+    With the statistics gathered in training. Each process takes its batches. ValueError: none of the images can be read.
     """
     network.eval()
     sums = torch.zeros(3 + data.counts_top5, dtype=torch.float64)
@@ -136,4 +139,20 @@ def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> di
     count, *totals = distributed.total(sums, data.device).tolist()
     if not count:
         raise ValueError(f"none of the {part} images of {data.name!r} can be read")
-    return dict(zip(("loss", "accuracy", "top5_accuracy"), (total / count for total in totals), strict=False))
+    names = (f"{part}_{name}" for name in ("loss", "accuracy", "top5_accuracy"))
+    return dict(zip(names, (total / count for total in totals), strict=False))
+
+
+def curvature(network: nn.Module, data: Dataset, images: int, batch_size: int) -> dict[str, float]:
+    """The Hessian's largest_eigenvalue, and KEPT of GradientNoise, on the first `images` of the training split.
+
+    In training mode and float32, of the cross entropy alone. Nothing, where one of them is not finite.
+    """
+    batch = next(data.plain("train", images))
+    options = {"batch_size": batch_size, "tolerance": TOLERANCE, "max_products": MOST_PRODUCTS}
+    try:
+        (largest,) = hessian_eigenvalues(network, *batch, **options).values
+        noise = gradient_noise(network, *batch, batch_size)
+    except NotFinite:
+        return {}
+    return {"largest_eigenvalue": float(largest)} | {name: getattr(noise, name) for name in KEPT}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.steps import Recorded, StepOptions, recorded, unchanged
-from shallowpaths.training.updates import penalty_and_factor
+from shallowpaths.training.steps import Recorded, StepOptions, penalty_and_factor, recorded, unchanged
 
 Stacks = dict[str, Tensor]
 
@@ -22,7 +21,7 @@ Stacks = dict[str, Tensor]
 class Lanes:
     """Networks of one architecture in training, one a lane, each with its own learning rate.
 
-    A lane does what SGD of `updates.make_optimizer` does to its network alone, the moving averages of batch
+    A lane does what SGD of `steps.make_optimizer` does to its network alone, the moving averages of batch
     normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
 
     Args:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,6 @@ from shallowpaths.networks import ResidualNetwork
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import answers
-from shallowpaths.training.updates import make_optimizer
 
 log = logging.getLogger(__name__)
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
@@ -49,6 +49,26 @@ class StepOptions:
 def default_options(device: torch.device) -> StepOptions:
     """The fastest on this kind of device. On a CPU few runs win back the half minute that compiling takes."""
     return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
+
+
+def penalty_and_factor(config: RunConfig, name: str, dimensions: int) -> tuple[float, float]:
+    """A parameter's L2 coefficient and the factor on its rate; alpha, biases and normalization's have below 2 dimensions."""
+    penalty = config.l2 if dimensions >= 2 or config.l2_on_scalars else 0.0
+    return penalty, config.alpha_rate if name.rpartition(".")[2] == "alpha" else 1.0
+
+
+def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
+    """torch's SGD with heavy-ball momentum; each group keeps the factor on its rate as "rate_factor"."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[penalty_and_factor(config, name, parameter.ndim)].append(parameter)
+    rate, fused = config.learning_rate, next(network.parameters()).device.type in ("cpu", "cuda")  # where torch has it
+    parts = [
+        {"params": group, "weight_decay": penalty, "rate_factor": factor, "lr": rate * factor}
+        for (penalty, factor), group in groups.items()
+    ]
+    return torch.optim.SGD(parts, lr=rate, momentum=config.momentum, fused=fused)
 
 
 class Step:

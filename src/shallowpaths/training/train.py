@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from shallowpaths import data as datasets
@@ -22,8 +21,7 @@ from shallowpaths.theory.checks import whole
 from shallowpaths.training import checkpoints, distributed
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig, only_configs
-from shallowpaths.training.curvature import curvature
-from shallowpaths.training.epochs import EpochResult, evaluate
+from shallowpaths.training.epochs import EpochResult, curvature, evaluate
 from shallowpaths.training.record import RunRecord, commit, versions
 from shallowpaths.training.runs import LaneRuns, Run, Trainable, check_lanes
 from shallowpaths.training.steps import StepOptions, default_options
@@ -118,15 +116,11 @@ def train_lanes(
         checkpoints.discard(path)
     seconds, name = position.seconds + time.perf_counter() - started, device_name(device)
     known = {
-        "parameters": count_parameters(runs.networks[0]),
-        "data_checksum": data.checksum,
-        "train_images": len(data.train_images),
-        "seconds": round(seconds / lanes, 3),
-        "lanes": lanes,
+        "parameters": count_parameters(runs.networks[0]), "data_checksum": data.checksum,
+        "train_images": len(data.train_images), "seconds": round(seconds / lanes, 3), "lanes": lanes,
         "device_name": f"{distributed.size()} x {name}" if distributed.size() > 1 else name,
-        "versions": versions(),
-        "commit": commit(),
-    }
+        "versions": versions(), "commit": commit(),
+    }  # fmt: skip
     records = [RunRecord(config, **known, **result) for config, result in zip(configs, position.results, strict=True)]
     return distributed.from_first(records)
 
@@ -187,8 +181,9 @@ def _run(
             bar.set_postfix(epoch=epoch + 1, loss=training[0].loss, accuracy=training[0].accuracy)
     for network, result in zip(runs.networks, position.results, strict=True):
         if result["outcome"] == "running":
-            found = _evaluated(network, data, "test", runs.precision, times.steps, result)
-            result |= {"outcome": "finished"} | found if result["outcome"] == "running" else {}
+            tested = evaluate(network, data, "test", runs.precision)
+            good = math.isfinite(tested["test_loss"])
+            result |= {"outcome": "finished"} | tested if good else _diverged(times.steps)
 
 
 def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[EpochResult]) -> None:
@@ -196,26 +191,19 @@ def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[
     for network, times, mine, result in zip(runs.networks, runs.timetables, found, position.results, strict=True):
         if result["outcome"] != "running":
             continue
+        first, last = (times.steps_before(epoch) for epoch in (position.epoch, position.epoch + 1))
         if mine.first_bad_step is not None:
-            step = times.steps_before(position.epoch) + mine.first_bad_step
-            result |= {"outcome": "diverged", "diverged_step": step}
+            result |= _diverged(first + mine.first_bad_step)
+            continue
+        held_out = evaluate(network, data, "validation", runs.precision) if len(data.validation_images) else {}
+        if not math.isfinite(held_out.get("validation_loss", 0.0)):
+            result |= _diverged(last)
             continue
         point = {"epoch": position.epoch + 1, "learning_rate": mine.learning_rate}
         point |= {"train_loss": mine.loss, "train_accuracy": mine.accuracy}
-        if mine.top5_accuracy is not None:
-            point["train_top5_accuracy"] = mine.top5_accuracy
-        if len(data.validation_images):
-            steps = times.steps_before(position.epoch + 1)
-            point |= _evaluated(network, data, "validation", runs.precision, steps, result)
-        if result["outcome"] == "running":
-            result["curve"].append(point | position.measured)
+        top5 = {} if mine.top5_accuracy is None else {"train_top5_accuracy": mine.top5_accuracy}
+        result["curve"].append(point | top5 | held_out | position.measured)
 
 
-def _evaluated(
-    network: nn.Module, data: Dataset, part: str, precision: str, steps: int, result: dict[str, Any]
-) -> dict[str, float]:
-    """What `evaluate` finds, under the part's name. Where the loss is not finite, the run has diverged after `steps`."""
-    found = evaluate(network, data, part, precision)
-    if not math.isfinite(found["loss"]):
-        result |= {"outcome": "diverged", "diverged_step": steps}
-    return {f"{part}_{name}": value for name, value in found.items()}
+def _diverged(step: int) -> dict[str, Any]:
+    return {"outcome": "diverged", "diverged_step": step}
