@@ -32,11 +32,10 @@ class StepOptions:
 
     Attributes:
         channels_last: activations in torch.channels_last.
-        compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
+        compiled: residual blocks go through torch.compile.
         graph: CUDA only, and by a process alone: the step is recorded once and replayed.
         tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
-        deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
-            with torch 2.11 or newer.
+        deterministic: CUDA only: the same bits each time, of what is compiled with torch 2.11 or newer.
     """
 
     channels_last: bool = True
@@ -72,15 +71,12 @@ def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
 
 
 class Step:
-    """A network's step of SGD on images of `data`, which stay on their device.
-
-    `take` is the step, on what the data's `feed` gives it. Nothing in it makes the host wait for the device.
-    """
+    """A network's step of SGD on images of `data`. Nothing in it makes the host wait for the device."""
 
     def __init__(self, network: nn.Module, data: Dataset, options: StepOptions, config: RunConfig):
         self.network, self.data, self.options, self.precision = network, data, options, config.precision
         self.device, self.make, self.optimizer = data.device, data.maker(config.augment), make_optimizer(network, config)
-        compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, config.precision)
+        compiled = options.compiled and isinstance(network, ResidualNetwork)
         block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         shared = distributed.joined()
@@ -90,7 +86,7 @@ class Step:
         self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
 
     def take(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """One step, on one step's part of the data's `feed`, and at a rate, the last argument.
+        """One step, on its part of the data's `feed`, and at a rate, the last argument.
 
         Returns the whole batch's mean loss before the step and its shares of right `answers`, 0-dimensional, on the device.
         """
@@ -99,10 +95,8 @@ class Step:
             if not self.tried:
                 self._try(*fed)
             for group in self.optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(rate * group["rate_factor"])
-                else:
-                    group["lr"] = rate * group["rate_factor"]
+                own = rate * group["rate_factor"]
+                group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
             came_to = (self.recorded or self._step)(*fed)
             if self.joint is None:
                 return came_to
@@ -161,10 +155,9 @@ class Step:
 
 
 class Recorded:
-    """A function of CUDA tensors as a graph: a call replays it, and the host has one thing to do instead of thousands.
+    """A function of CUDA tensors as a graph, that a call replays on inputs of these shapes and types.
 
-    The function returns tensors and changes others in place only. It is called here a few times: the caller puts what it
-    changes back. All later inputs have the shapes and types of these.
+    It returns tensors and changes others in place only. It is called here a few times: the caller puts back what it changes.
     """
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
@@ -228,14 +221,6 @@ def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
         setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), VARIANTS))
     options = {"deterministic": True} if deterministic and hasattr(inductor, "deterministic") else None
     return torch.compile(lambda block, x: block(x), dynamic=False, options=options)
-
-
-def _compiles(device: torch.device, precision: str) -> bool:
-    """False, announced, for what torch's compiler refuses: then it would compile nothing more in this process."""
-    refused = device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported(False)
-    if refused:
-        _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
-    return not refused
 
 
 @functools.cache
