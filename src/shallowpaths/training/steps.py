@@ -22,6 +22,7 @@ from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import answers
 
 log = logging.getLogger(__name__)
+announced: set[str] = set()
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
 VARIANTS = 4096  # compiled kinds of residual block that may live in one process; torch stops at 8, then says nothing
 
@@ -131,21 +132,17 @@ class Step:
         return loss.detach(), *(each.float().mean() for each in right)
 
     def _try(self, *inputs: Tensor) -> None:
-        """Compile and record; then the network, the optimizer and the random state are what they were.
-
-        DistributedDataParallel orders what it sends by a first step, so that a resumed run adds in the same order.
-        """
+        """Compile and record, and order what processes send (a resumed run adds in the same order); nothing else changes."""
         self.tried = True
         with unchanged(self._tensors):
             try:
                 self._step(*inputs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
+                _announce("torch.compile does not work here, the step runs without it", error)
                 self.forward = self.network
-        if self.on_graph:
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
-            with unchanged(self._tensors):
+            if self.on_graph:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
                 self.recorded = recorded(self._step, inputs)
 
     def _tensors(self) -> list[Tensor]:
@@ -187,7 +184,7 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
+        _announce("the step cannot be recorded as a CUDA graph, it runs without", error)
         return None
 
 
@@ -195,7 +192,7 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
 def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
     """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address.
 
-    One that was not there before becomes 0, as which a velocity goes on as none does: momentum * 0 + gradient.
+    One that was not there before becomes 0: a velocity goes on from there as from none.
     """
     before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
     with torch.random.fork_rng({tensor.device for tensor in before.values() if tensor.device.type == "cuda"}):
@@ -223,11 +220,8 @@ def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
     return torch.compile(lambda block, x: block(x), dynamic=False, options=options)
 
 
-@functools.cache
-def _announce(message: str) -> None:
+def _announce(message: str, error: Exception) -> None:
     """Once a process."""
-    log.warning("%s", message)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    if message not in announced:
+        announced.add(message)
+        log.warning("%s: %s", message, str(error).strip().partition("\n")[0])
