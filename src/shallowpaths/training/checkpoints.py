@@ -24,21 +24,13 @@ Configs = list[dict[str, Any]]  # of the runs that are trained together, see Run
 
 @dataclass
 class Position:
-    """How far a run has come, or several that are trained together.
+    """How far a run has come, or several that are trained together."""
 
-    Attributes:
-        results: for each run what is known of its record: its outcome, "running" until it has one, and its curve.
-        epoch: the epoch that is under way, from 0.
-        seconds: training time so far.
-        measured: what was measured at the start of this epoch, to go into its point of the curve.
-        taken: what each step came to that this epoch has taken.
-    """
-
-    results: list[dict[str, Any]]
-    epoch: int = 0
-    seconds: float = 0.0
-    measured: dict[str, float] = field(default_factory=dict)
-    taken: Taken = field(default_factory=list)
+    results: list[dict[str, Any]]  # what is known of each one's record: its curve, and its outcome, until then "running"
+    epoch: int = 0  # under way, from 0
+    seconds: float = 0.0  # of training so far
+    measured: dict[str, float] = field(default_factory=dict)  # at the start of this epoch, for its point of the curve
+    taken: Taken = field(default_factory=list)  # what this epoch's steps came to
 
 
 def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
@@ -62,23 +54,15 @@ def prepare(folder: str | os.PathLike) -> None:
 
 
 def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> None:
-    """Write a checkpoint. Whenever the process is killed, the file holds either the old or the new one, whole.
-
-    Raises:
-        OSError: the disk is full or cannot be written; the old checkpoint still stands.
-    """
+    """Write a checkpoint: the old one stands, whole, until the new one does. An OSError says that it cannot be written."""
     taken = [torch.stack(step) for step in position.taken]  # as one tensor, for an epoch may have thousands
     generators = {"cpu": torch.get_rng_state()}  # dropout draws from them; order and augmentation follow from seed and epoch
     if runs.device.type != "cpu":
         generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
     content = {
-        "format": FORMAT,
-        "configs": configs,
-        "versions": _versions(),
+        "format": FORMAT, "configs": configs, "versions": _versions(), "states": runs.states(), "generators": generators,
         "position": vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)},
-        "states": runs.states(),
-        "generators": generators,
-    }
+    }  # fmt: skip
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         torch.save(content, unfinished)  # by name: torch would make its own error of a Ctrl-C amid Python's writes
@@ -107,8 +91,7 @@ def discard(path: Path) -> None:
 def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
     """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
 
-    Raises:
-        ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
+    ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
     """
     content = distributed.from_first(_read(path) if distributed.is_first() else None)
     if content["configs"] != configs:
@@ -116,10 +99,8 @@ def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
         raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
     if content["versions"] != _versions():
-        raise ValueError(
-            f"the checkpoint {path} is of another version, {content['versions']}; this is {_versions()}. "
-            "Delete it to start the run afresh, or resume it with the versions that it was made with"
-        )
+        found = f"of another version, {content['versions']}; this is {_versions()}"
+        raise ValueError(f"the checkpoint {path} is {found}. Delete it to start afresh, or resume it with its own versions")
     try:
         runs.load(content["states"])
     except (RuntimeError, ValueError, KeyError) as error:
@@ -142,10 +123,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError):
         good = False
     if not good:
-        raise ValueError(
-            f"{path} is no checkpoint of this package and version, or is damaged, or holds code, which a checkpoint never does: "
-            "delete it to start afresh"
-        )
+        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which a checkpoint never does"
+        raise ValueError(f"{path} {reasons}: delete it to start afresh")
     return content
 
 

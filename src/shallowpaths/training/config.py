@@ -15,13 +15,9 @@ from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
 CHOICES = {
-    "network": NETWORKS,
-    "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"),
-    "bad_images": ("refuse", "skip"),
-    "schedule": ("paper", "constant"),
-    "precision": ("float32", "bfloat16"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-}
+    "network": NETWORKS, "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "bad_images": ("refuse", "skip"),
+    "schedule": ("paper", "constant"), "precision": ("float32", "bfloat16"), "device": ("auto", "cpu", "cuda", "mps"),
+}  # fmt: skip
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
 WHOLE = {  # least and largest; one image has no variance
     "width": (1, 10**6), "batch_size": (1, 10**6), "ghost_batch": (2, 10**6), "epochs": (1, 10**6), "steps": (1, 10**9),
@@ -105,8 +101,7 @@ class RunConfig:
         self._check()
         for name, bounds in NUMBERS.items():
             put(name, checks.number(name, getattr(self, name), **bounds) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
-        of_alpha = self.learning_rate * self.alpha_rate  # a GPU takes no rate that float32 does not hold
-        checks.number("learning_rate * alpha_rate", of_alpha, **FACTOR)
+        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **FACTOR)  # a GPU's rate is float32
 
     def _check(self) -> None:
         """Refuse a bad setting that is no real number."""
@@ -118,10 +113,10 @@ class RunConfig:
         for name, bounds in WHOLE.items():
             if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 checks.whole(name, getattr(self, name), *bounds)
-        if self.curvature_images % self.batch_size or 0 < self.curvature_images < FEWEST_BATCHES * self.batch_size:
-            raise ValueError(
-                f"curvature_images {self.curvature_images} must be 0, or {FEWEST_BATCHES} or more whole batches of {self.batch_size}"
-            )
+        batches, rest = divmod(self.curvature_images, self.batch_size)
+        if rest or 0 < batches < FEWEST_BATCHES:
+            wanted = f"0, or {FEWEST_BATCHES} or more whole batches of {self.batch_size}"
+            raise ValueError(f"curvature_images {self.curvature_images} must be {wanted}")
         checks.seed(self.seed)
         for name in ("l2_on_scalars", "augment"):
             checks.flag(name, getattr(self, name))
@@ -131,12 +126,7 @@ class RunConfig:
         return self.steps if self.epochs is None else self.epochs * images // self.batch_size
 
     def split(self, images: int) -> int:
-        """How many of a data set's `images` training images are trained on.
-
-        Raises:
-            ValueError: this run cannot be trained on so many images: nothing is left to train or to validate on, the batch
-                is larger than what is left, or a batch normalization would see one value and no variance.
-        """
+        """How many of `images` training images are trained on. A ValueError says why this run cannot be trained on so many."""
         held = round(self.validation * images)
         left = images - held
         if self.validation > 0 and not 0 < held < images:
@@ -148,10 +138,8 @@ class RunConfig:
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            raise ValueError(
-                f"batch_size {self.batch_size}{ghosts}: recipe {self.recipe!r} has batch normalization, and in this "
-                f"{self.network} the one value that an image gives each unit has no variance: take at least 2 images together"
-            )
+            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network} the one value that an image gives"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said} has no variance: take at least 2 images together")
         return left
 
     @property
@@ -169,10 +157,9 @@ class RunConfig:
         """A config whose rate is given as the effective one; every other setting as in RunConfig."""
         if "learning_rate" in settings:
             raise ValueError("give either learning_rate or effective_learning_rate, not both")
-        momentum = settings.get("momentum", cls.momentum)
-        checks.number("momentum", momentum, **PART)
-        checks.number("effective_learning_rate", effective_learning_rate, **RATE)
-        return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
+        momentum = checks.number("momentum", settings.get("momentum", cls.momentum), **PART)
+        rate = checks.number("effective_learning_rate", effective_learning_rate, **RATE)
+        return cls(learning_rate=rate * (1 - momentum), **settings)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed."""

@@ -15,16 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-LOOK_AGAIN = 0.1  # seconds
-
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Meet the other processes, where torchrun's environment says that there are some. A group that exists is taken as it is.
+    """Meet the other processes, where torchrun's environment names some. A group that exists is taken as it is.
 
-    Raises:
-        ValueError: a part of torchrun's environment is missing, or is no number.
+    ValueError: a part of that environment is missing, or is no number.
     """
     if joined() or not {"RANK", "WORLD_SIZE"} & set(os.environ):
         return
@@ -53,7 +50,7 @@ def _shared_name(store: dist.Store, rank: int, size: int) -> str:
         return mine
     while not store.check([mine]):  # "first" may still be one of the dead, who answers nobody
         store.set(f"{store.get('first').decode()} {rank}", mine)
-        time.sleep(LOOK_AGAIN)
+        time.sleep(0.1)
     return store.get(mine).decode()
 
 
@@ -80,8 +77,7 @@ def is_first() -> bool:
 def own_device(device: torch.device) -> torch.device:
     """This process's: of a machine's GPUs the one that LOCAL_RANK counts.
 
-    Raises:
-        ValueError: the machine has fewer GPUs than processes; on MPS processes cannot talk to each other.
+    ValueError: the machine has fewer GPUs than processes; on MPS processes cannot talk to each other.
     """
     if not joined() or device.type == "cpu":
         return device
