@@ -38,20 +38,14 @@ class FolderDataset(Dataset):
 
     In training an image is cropped to a random part of 8 % to 100 % of it, resized and mirrored (torchvision's
     RandomResizedCrop and RandomHorizontalFlip); in evaluation it is resized to 256/224 of the size, and the middle cut out.
-
-    Attributes:
-        size: H = W of the images that a network sees.
-        skip: whether what cannot be read is left out, and in training the folder's next good image stands in for it; else
-            it ends the run, with a ValueError.
-        augment: as in RunConfig.
-        workers: processes that decode; 0 decodes in this one.
+    What cannot be read ends the run with a ValueError, or with `skip` the folder's next good image stands in for it in training.
     """
 
     folder: Path
-    size: int
+    size: int  # H = W of the images that a network sees
     skip: bool
     augment: bool
-    workers: int
+    workers: int  # processes that decode; 0 decodes in this one
     evaluation_batch: ClassVar[int] = 200
 
     @property
@@ -158,14 +152,10 @@ def load_folder(
     """The images below `folder`, in the subfolders train and val, which hold a folder for each class.
 
     Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256 of
-    all files' names and sizes. For size, skip, augment and workers see FolderDataset.
+    all files' names and sizes. `folder` is by default the environment variable SHALLOWPATHS_DATA; else see FolderDataset.
 
-    Args:
-        folder: by default the environment variable SHALLOWPATHS_DATA.
-
-    Raises:
-        ValueError: no such folder; classes that differ between train and val; and, unless `skip`, a class without images or
-            an image that cannot be read; each is named.
+    ValueError: no such folder; classes that differ between train and val; and, unless `skip`, a class without images or an
+    image that cannot be read.
     """
     where = folder or os.environ.get(FOLDER_VARIABLE)
     if not where:

@@ -26,12 +26,8 @@ DIGITS_TEST = 360  # of 1797 images
 def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
     """The data set called `name` ("digits", "cifar10" or "cifar10-16x16"), whole, on `device`.
 
-    Args:
-        folder: where CIFAR-10's files are or shall be; by default the environment variable SHALLOWPATHS_DATA, else
-            ~/.cache/shallowpaths.
-
-    Raises:
-        ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded.
+    CIFAR-10's files are or shall be in `folder`, by default the environment variable SHALLOWPATHS_DATA, else
+    ~/.cache/shallowpaths. ValueError: an unknown name, or files that are damaged, or missing and not to be downloaded.
     """
     one_of("data", name, IMAGE_SHAPES)
     if name == "digits":
@@ -74,10 +70,9 @@ def _cifar10(folder: Path) -> Dataset:
         try:
             part = cifar(folder, train=train, download=not all(path.exists() for path in paths))
         except (OSError, RuntimeError) as error:  # torchvision raises either when a download fails
-            raise ValueError(
-                f"CIFAR-10 is not in {folder} and could not be downloaded ({error}). Put torchvision's folder "
-                f"cifar-10-batches-py there, or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
-            ) from error
+            advice = "Put torchvision's folder cifar-10-batches-py there, or name the folder that has it with --data-folder or"
+            missing = f"CIFAR-10 is not in {folder} and could not be downloaded ({error})"
+            raise ValueError(f"{missing}. {advice} {FOLDER_VARIABLE}") from error
         parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
     return _dataset("cifar10", *parts, padding=4, flips=True)
 

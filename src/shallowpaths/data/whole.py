@@ -16,22 +16,9 @@ Batch = tuple[Tensor, Tensor]  # standardized images, float32 [B, C, H, W], and 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set on one device.
+    """A data set on one device: images uint8 [N, C, H, W], labels int64 [N].
 
     What training needs of it is `draw`, `feed` and `maker` for an epoch's steps, in this order, and `plain` to evaluate.
-
-    Attributes:
-        name: "digits", "cifar10" or "cifar10-16x16".
-        train_images, test_images: uint8 [N, C, H, W].
-        train_labels, test_labels: int64 [N].
-        validation_images, validation_labels: the same; empty unless `hold_out` made them.
-        mean, std: float32 [C, 1, 1], of the whole training set, in the pixels' own units.
-        classes: number of labels.
-        padding: pixels that a random crop may shift an image by, in each direction.
-        flips: whether a mirrored image is as good as the image (of a digit it is not).
-        checksum: SHA-256 of all images and labels.
-        evaluation_batch: images to be evaluated together.
-        counts_top5: whether records hold the share of images whose label is among the five likeliest.
     """
 
     name: str
@@ -39,16 +26,16 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    validation_images: Tensor
+    validation_images: Tensor  # empty unless `hold_out` made them
     validation_labels: Tensor
-    mean: Tensor
+    mean: Tensor  # float32 [C, 1, 1], of the whole training set, in the pixels' own units
     std: Tensor
     classes: int
-    padding: int
-    flips: bool
-    checksum: str
-    evaluation_batch: ClassVar[int] = 1000
-    counts_top5: ClassVar[bool] = False
+    padding: int  # pixels that a random crop may shift an image by, in each direction
+    flips: bool  # whether a mirrored image is as good as the image (of a digit it is not)
+    checksum: str  # SHA-256 of all images and labels
+    evaluation_batch: ClassVar[int] = 1000  # images to be evaluated together
+    counts_top5: ClassVar[bool] = False  # whether records hold the share of images whose label is among the five likeliest
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +73,7 @@ class Dataset:
         return make
 
     def plain(self, part: str, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
-        """The images of "train", "validation" or "test" in order, as they are, in batches of `size`; the last is smaller.
-
-        Of these batches only numbers first, first + every, ...
-        """
+        """The images of "train", "validation" or "test" in batches of `size`, and of these numbers first, first + every, ..."""
         images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
         for start in range(first * size, len(images), every * size):
             yield self.standardize(images[start : start + size]), labels[start : start + size]
@@ -112,16 +96,12 @@ class Dataset:
 def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Pad images once, each pixel one number: a batch's crops and flips are then a single gather.
 
-    Args:
-        images: uint8 [N, C, H, W] with at most 4 channels. They stay on their device, in (H + 2p)(W + 2p) bytes an
-            image for one channel, four times that for more.
-        padding: p, zeros on each side.
-        mean, std: of the channels, float32 [C, 1, 1].
+    Of images uint8 [N, C, H, W] with at most 4 channels, padded by p zeros on each side, mean and std float32 [C, 1, 1].
 
     Returns:
         A function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image, each 0 to
-        2p, where (p, p) shifts nothing, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says
-        so, then as by `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
+        2p, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says so, then as by
+        `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
     """
     channels, height, width = images.shape[1:]
     room = 1 if channels == 1 else 4  # bytes a pixel
@@ -153,8 +133,7 @@ def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable
 def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Offsets [count, 2] uniform on 0 .. 2 padding, and flips [count] with probability 1/2 (none if not `flips`)."""
     offsets = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < (0.5 if flips else 0.0)
-    return offsets, mirrored
+    return offsets, torch.rand(count, generator=generator) < (0.5 if flips else 0.0)
 
 
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,37 +20,27 @@ from shallowpaths.training.config import RunConfig
 class RunRecord:
     """What came of a run, with everything needed to repeat it.
 
-    Attributes:
-        config: the run's settings, with the device resolved.
-        outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
-        curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation
-            split validation_loss and validation_accuracy. On an imagefolder of more than five classes also
-            train_top5_accuracy and validation_top5_accuracy. With `curvature_images`, also what `training.curvature` finds.
-        test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
-        test_top5_accuracy: the same of the five likeliest classes, on an imagefolder of more than five; else None.
-        parameters: number of trainable parameters.
-        data_checksum: SHA-256 of the data set's tensors, of an imagefolder's file names and sizes.
-        train_images: images that were trained on.
-        seconds: wall time of training, evaluation and curvature included, loading excluded.
-        lanes: how many runs were trained as one, this among them; `seconds` is then its share.
-        device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
+    A point of the curve has epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
+    validation_loss and validation_accuracy; on an imagefolder of more than five classes also train_top5_accuracy and
+    validation_top5_accuracy; with `curvature_images` also what `epochs.curvature` finds. The test set is read once, after
+    the last epoch, and not where the run diverged.
     """
 
-    config: RunConfig
-    outcome: str
-    curve: list[dict[str, float]]
-    diverged_step: int | None = None
+    config: RunConfig  # with the device resolved
+    outcome: str  # "finished" or "diverged"
+    curve: list[dict[str, float]]  # a point an epoch
+    diverged_step: int | None = None  # the first, from 0, whose loss was not finite
     test_accuracy: float | None = None
     test_loss: float | None = None
     test_top5_accuracy: float | None = None
-    parameters: int = 0
-    data_checksum: str = ""
+    parameters: int = 0  # that are trained
+    data_checksum: str = ""  # SHA-256 of the data set's tensors, of an imagefolder's file names and sizes
     train_images: int = 0
-    seconds: float = 0.0
-    lanes: int = 1
+    seconds: float = 0.0  # of training, evaluation and curvature, loading excluded
+    lanes: int = 1  # runs that were trained as one, this among them; `seconds` is then its share
     device_name: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
+    commit: str | None = None  # None outside a checkout
 
     def __post_init__(self) -> None:
         one_of("outcome", self.outcome, ("finished", "diverged"))
@@ -86,7 +76,7 @@ class RunRecord:
 
     def result(self) -> dict[str, Any]:
         """What must be equal when the same config runs again on the same device."""
-        circumstances = ("seconds", "lanes", "device_name", "versions", "commit")
+        circumstances = {"seconds", "lanes", "device_name", "versions", "commit"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in circumstances}
 
     def to_json(self) -> str:
