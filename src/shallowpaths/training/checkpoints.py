@@ -19,7 +19,6 @@ from shallowpaths.training.runs import Trainable
 
 FORMAT = "shallowpaths checkpoint 2"
 UNFINISHED = ".unfinished"
-Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
 
 
 @dataclass
@@ -53,15 +52,15 @@ def prepare(folder: str | os.PathLike) -> None:
         raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
 
 
-def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> None:
+def save(path: Path, runs: Trainable, position: Position) -> None:
     """Write a checkpoint: the old one stands, whole, until the new one does. An OSError says that it cannot be written."""
     taken = [torch.stack(step) for step in position.taken]  # as one tensor, for an epoch may have thousands
     generators = {"cpu": torch.get_rng_state()}  # dropout draws from them; order and augmentation follow from seed and epoch
     if runs.device.type != "cpu":
         generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
     content = {
-        "format": FORMAT, "configs": configs, "versions": _versions(), "states": runs.states(), "generators": generators,
-        "position": vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)},
+        "format": FORMAT, "configs": _configs(runs), "versions": _versions(), "states": runs.states(),
+        "generators": generators, "position": vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)},
     }  # fmt: skip
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -88,12 +87,12 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
+def restore(path: Path, runs: Trainable) -> Position:
     """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
 
     ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
     """
-    content = distributed.from_first(_read(path) if distributed.is_first() else None)
+    content, configs = distributed.from_first(_read(path) if distributed.is_first() else None), _configs(runs)
     if content["configs"] != configs:
         pairs = zip(configs, content["configs"], strict=False)
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
@@ -126,6 +125,10 @@ def _read(path: Path) -> dict[str, Any]:
         reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which a checkpoint never does"
         raise ValueError(f"{path} {reasons}: delete it to start afresh")
     return content
+
+
+def _configs(runs: Trainable) -> list[dict[str, Any]]:
+    return [times.config.to_dict() for times in runs.timetables]
 
 
 def _versions() -> dict[str, str]:

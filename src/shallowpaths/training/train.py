@@ -6,9 +6,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -36,9 +35,8 @@ def train(
 ) -> RunRecord:  # fmt: skip
     """Train the network that `config` describes and say what came of it.
 
-    A function of its config: on the same device, the same config gives the same record, but for the times and
-    versions in it. A run whose loss stops being finite is a result, not an error: it ends there, as "diverged".
-    torch's random state is left as it was found.
+    A function of its config: on the same device, the same config gives the same record, but for times and versions. A run
+    whose loss stops being finite is no error: it ends there, as "diverged". torch's random state is left as it was found.
 
     Started by torchrun, its processes train one network together, by torch's DistributedDataParallel: each takes its slice
     of every batch, and all return the same record, whose device_name counts them. It is the run of one process to rounding,
@@ -54,9 +52,8 @@ def train(
         workers: processes that decode an imagefolder's images, for each that trains; 0 decodes in that one.
 
     Raises:
-        ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that its data is too
-            small for or that does not fit in memory, data that cannot be read; a checkpoint folder that cannot be written,
-            or a checkpoint in it that does not belong to this run.
+        ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that does not fit its
+            data or in memory, data that cannot be read; a checkpoint that cannot be written or is another run's.
     """
     return train_lanes([config], data_folder, progress, checkpoint_folder, checkpoint_every, options, workers)[0]
 
@@ -78,21 +75,17 @@ def train_lanes(
     only_configs(configs)
     if len(configs) != 1:
         check_lanes(configs)
-    first, lanes = configs[0], len(configs)
     distributed.join()
-    device = distributed.own_device(resolve_device(first.device))
-    distributed.share(first.batch_size)  # refuses what cannot be shared
+    device = distributed.own_device(resolve_device(configs[0].device))
+    configs = [config.replace(device=device.type) for config in configs]
+    first, lanes, one, path = configs[0], len(configs), len(configs) == 1, None
     if lanes > 1 and distributed.joined():
         raise ValueError("lanes are many runs on one device, torchrun's processes one run on many: train each config by itself")
-    configs = [config.replace(device=device.type) for config in configs]
-    path, settings = None, [config.to_dict() for config in configs]
     if checkpoint_folder is not None:
         path = checkpoints.path_of(checkpoint_folder, [config.key for config in configs])
         if distributed.is_first():
             checkpoints.prepare(path.parent)
     options = default_options(device) if options is None else options
-    one = lanes == 1
-    title = f"{first.recipe}, depth {first.depth}, " + (f"rate {first.learning_rate:g}" if one else f"{lanes} lanes")
     size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}, on {device.type}"
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),  # by itself it would start every GPU
@@ -109,9 +102,8 @@ def train_lanes(
         runs = Run(first, data, options=options) if one else LaneRuns(configs, data, options)
         position = Position([{"outcome": "running", "curve": []} for _ in configs])
         if path and distributed.from_first(path.exists()):
-            position = checkpoints.restore(path, settings, runs)
-        save = _saving(path, settings, checkpoint_every, runs, position) if path else lambda: None
-        _run(runs, data, position, save, title, progress and distributed.is_first(), first.curvature_images)
+            position = checkpoints.restore(path, runs)
+        _run(runs, data, position, path, checkpoint_every, progress and distributed.is_first())
     if path and not keep_checkpoint and distributed.is_first():
         checkpoints.discard(path)
     seconds, name = position.seconds + time.perf_counter() - started, device_name(device)
@@ -133,57 +125,43 @@ def _load(config: RunConfig, device: torch.device, folder: Folder, workers: int)
     return datasets.load_folder(folder, device, config.image_size, skip, config.augment, workers)
 
 
-def _saving(
-    path: Path, settings: checkpoints.Configs, every: float, runs: Trainable, position: Position
-) -> Callable[[], None]:
-    """What saves a checkpoint, if the last one is `every` seconds old. A full disk costs the checkpoint, not the run."""
-    saved = started = time.monotonic()
-
-    def save_if_due() -> None:
-        nonlocal saved
-        now = time.monotonic()
-        if now - saved < every or not distributed.is_first():
-            return
-        try:
-            now_at = dataclasses.replace(position, seconds=position.seconds + now - started)
-            checkpoints.save(path, settings, runs, now_at)
-        except OSError as error:
-            log.warning("no checkpoint this time, the run goes on: %s", error)
-        saved = time.monotonic()
-
-    return save_if_due
-
-
-def _run(
-    runs: Trainable, data: Dataset, position: Position, save: Callable[[], None], title: str, progress: bool, images: int
-) -> None:
-    """Train to the end. Outcomes, curves and test results go to `position`. images: for curvature, see RunConfig."""
-    times = runs.timetables[0]
+def _run(runs: Trainable, data: Dataset, position: Position, path: Path | None, every: float, progress: bool) -> None:
+    """Train to the end, with a checkpoint after `every` seconds. Outcomes, curves and test results go to `position`."""
+    times, results = runs.timetables[0], position.results
+    config, lanes = times.config, len(results)
+    title = f"{config.recipe}, depth {config.depth}, " + (f"rate {config.learning_rate:g}" if lanes == 1 else f"{lanes} lanes")
     hidden = {} if progress and sys.stderr is not None else {"disable": True}  # not given, TQDM_DISABLE decides
     done = times.steps_before(position.epoch) + len(position.taken)
+    started = saved = time.monotonic()
     with tqdm(total=times.steps, initial=done, desc=title, unit="step", leave=False, **hidden) as bar:
 
         def on_step() -> None:
+            nonlocal saved
             bar.update()
-            save()
+            if path and distributed.is_first() and time.monotonic() - saved >= every:
+                seconds = position.seconds + time.monotonic() - started
+                try:
+                    checkpoints.save(path, runs, dataclasses.replace(position, seconds=seconds))
+                except OSError as error:  # a full disk costs the checkpoint, not the run
+                    log.warning("no checkpoint this time, the run goes on: %s", error)
+                saved = time.monotonic()
 
         for epoch in range(position.epoch, times.epochs):
-            if images and not position.taken:  # else the checkpoint holds it
-                position.measured = curvature(runs.networks[0], data, images, times.batch_size)
+            if config.curvature_images and not position.taken:  # else the checkpoint holds it
+                position.measured = curvature(runs.networks[0], data, config.curvature_images, times.batch_size)
             found = runs.epoch(epoch, on_step, position.taken)
             _note_epoch(runs, data, position, found)
             position.epoch = epoch + 1
             position.taken.clear()
-            pairs = zip(found, position.results, strict=True)
-            training = [mine for mine, result in pairs if result["outcome"] == "running"]
+            training = [mine for mine, result in zip(found, results, strict=True) if result["outcome"] == "running"]
             if not training:
                 return
             bar.set_postfix(epoch=epoch + 1, loss=training[0].loss, accuracy=training[0].accuracy)
-    for network, result in zip(runs.networks, position.results, strict=True):
+    for network, result in zip(runs.networks, results, strict=True):
         if result["outcome"] == "running":
             tested = evaluate(network, data, "test", runs.precision)
             good = math.isfinite(tested["test_loss"])
-            result |= {"outcome": "finished"} | tested if good else _diverged(times.steps)
+            result |= {"outcome": "finished"} | tested if good else {"outcome": "diverged", "diverged_step": times.steps}
 
 
 def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[EpochResult]) -> None:
@@ -191,19 +169,15 @@ def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[
     for network, times, mine, result in zip(runs.networks, runs.timetables, found, position.results, strict=True):
         if result["outcome"] != "running":
             continue
-        first, last = (times.steps_before(epoch) for epoch in (position.epoch, position.epoch + 1))
-        if mine.first_bad_step is not None:
-            result |= _diverged(first + mine.first_bad_step)
-            continue
-        held_out = evaluate(network, data, "validation", runs.precision) if len(data.validation_images) else {}
-        if not math.isfinite(held_out.get("validation_loss", 0.0)):
-            result |= _diverged(last)
+        steps = range(times.steps_before(position.epoch), times.steps_before(position.epoch + 1))
+        bad, held_out = mine.first_bad_step, {}
+        if bad is None and len(data.validation_images):
+            held_out = evaluate(network, data, "validation", runs.precision)
+            bad = None if math.isfinite(held_out["validation_loss"]) else len(steps)
+        if bad is not None:
+            result |= {"outcome": "diverged", "diverged_step": steps.start + bad}
             continue
         point = {"epoch": position.epoch + 1, "learning_rate": mine.learning_rate}
         point |= {"train_loss": mine.loss, "train_accuracy": mine.accuracy}
         top5 = {} if mine.top5_accuracy is None else {"train_top5_accuracy": mine.top5_accuracy}
         result["curve"].append(point | top5 | held_out | position.measured)
-
-
-def _diverged(step: int) -> dict[str, Any]:
-    return {"outcome": "diverged", "diverged_step": step}
