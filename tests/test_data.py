@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import pickle
 
@@ -9,7 +10,7 @@ from sklearn.datasets import load_digits
 from shallowpaths import data
 from shallowpaths._torchvision import import_torchvision
 from shallowpaths.data import sources
-from shallowpaths.data.whole import cropper, draw_augmentation
+from shallowpaths.data.whole import cropper
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -41,6 +42,12 @@ def test_held_out_images_leave_the_training_split_and_nothing_else_changes():
     labels = {i.numpy().tobytes(): int(c) for i, c in zip(digits.train_images, digits.train_labels, strict=True)}
     for image, label in zip(split.validation_images, split.validation_labels, strict=True):
         assert labels[image.numpy().tobytes()] == int(label)
+
+
+def draw_augmentation(count, padding, flips, generator):
+    some = dataclasses.replace(data.load("digits"), padding=padding, flips=flips)
+    _, offsets, mirrored = some.draw(torch.arange(count)[None], generator)
+    return offsets[0], mirrored[0]
 
 
 def crop_and_flip(images, padding, offsets, flips):

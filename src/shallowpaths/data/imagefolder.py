@@ -80,9 +80,9 @@ class FolderDataset(Dataset):
 
     def _batches(self, part: str, keys: Iterable[list[tuple[int, int | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch for each list of (index, seed)."""
-        more = {"batch_sampler": keys, "num_workers": self.workers, "pin_memory": self.device.type == "cuda"}
+        more = {"sampler": keys, "num_workers": self.workers, "pin_memory": self.device.type == "cuda"}
         own = torch.Generator()  # else the loader would draw from torch's, and what dropout draws would depend on it
-        for pixels, labels, bad in DataLoader(_Images(self, part), collate_fn=_together, generator=own, **more):
+        for pixels, labels, bad in DataLoader(_Images(self, part), batch_size=None, generator=own, **more):
             for message in bad:
                 _refuse_or_skip(message, self.skip)
             if len(labels):
@@ -90,39 +90,32 @@ class FolderDataset(Dataset):
 
 
 class _Images(torch.utils.data.Dataset):
-    """What a worker does: decode the image that a key (index, seed) names, and transform it."""
+    """What a worker does: decode the images that keys (index, seed) name, and transform them."""
 
     def __init__(self, data: FolderDataset, part: str):
         self.folder, self.names = data.folder, getattr(data, f"{part}_images")
         self.labels = getattr(data, f"{part}_labels").cpu()
-        self.plain, self.random = _transform(data.size, False), _transform(data.size, data.augment)
+        v2 = import_torchvision("transforms.v2")  # seconds, so only where it is used
+        plain = v2.Resize(round(data.size * RESIZE)), v2.CenterCrop(data.size)
+        random = (v2.RandomResizedCrop(data.size), v2.RandomHorizontalFlip()) if data.augment else plain
+        self.plain, self.random = (v2.Compose([*steps, v2.PILToTensor()]) for steps in (plain, random))
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor | None, int, list[str]]:
-        """uint8 [C, H, W], its label, and what is wrong with files on the way: in training the next good one is taken."""
-        (index, seed), bad = key, []
-        for place in [index] if seed is None else itertools.chain(range(index, len(self.names)), range(index)):
-            try:
-                image = _read(self.folder / os.fsdecode(self.names[place]))
-            except ValueError as error:
-                bad.append(str(error))
-                continue
-            with torch.random.fork_rng([]):
-                torch.default_generator.manual_seed(seed or 0)
-                return (self.plain if seed is None else self.random)(image), int(self.labels[place]), bad
-        return None, 0, bad
-
-
-def _together(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
-    good = [(image, label) for image, label, _ in items if image is not None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return images, torch.tensor([label for _, label in good]), [message for *_, bad in items for message in bad]
-
-
-def _transform(size: int, augment: bool) -> Callable[[Image.Image], Tensor]:
-    v2 = import_torchvision("transforms.v2")  # seconds, so only where it is used
-    if augment:
-        return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    return v2.Compose([v2.Resize(round(size * RESIZE)), v2.CenterCrop(size), v2.PILToTensor()])
+    def __getitem__(self, keys: list[tuple[int, int | None]]) -> tuple[Tensor, Tensor, list[str]]:
+        """uint8 [B, C, H, W], labels [B], and what is wrong with files on the way: in training the next good one is taken."""
+        images, labels, bad = [], [], []
+        for index, seed in keys:
+            for place in [index] if seed is None else itertools.chain(range(index, len(self.names)), range(index)):
+                try:
+                    image = _read(self.folder / os.fsdecode(self.names[place]))
+                except ValueError as error:
+                    bad.append(str(error))
+                    continue
+                with torch.random.fork_rng([]):
+                    torch.default_generator.manual_seed(seed or 0)
+                    images.append((self.plain if seed is None else self.random)(image))
+                labels.append(int(self.labels[place]))
+                break
+        return torch.stack(images) if images else torch.empty(0), torch.tensor(labels), bad
 
 
 def _read(path: Path) -> Image.Image:

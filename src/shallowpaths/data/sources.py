@@ -20,7 +20,6 @@ from shallowpaths.theory.checks import one_of
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
 IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
-DIGITS_TEST = 360  # of 1797 images
 
 
 def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
@@ -53,7 +52,7 @@ def _digits() -> Dataset:
     images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    test, train = order[:360], order[360:]  # of 1797 images
     return _dataset("digits", images[train], labels[train], images[test], labels[test], padding=1, flips=False)
 
 

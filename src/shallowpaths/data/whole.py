@@ -53,10 +53,10 @@ class Dataset:
         return pixels.sub_(self.mean).div_(self.std)
 
     def draw(self, order: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """For images in `order`, int64 [S, B]: their index, crop offset [S, B, 2] and flip [S, B], on the device."""
-        offsets, flips = draw_augmentation(order.numel(), self.padding, self.flips, generator)
-        parts = order, offsets.view(*order.shape, 2), flips.view(order.shape)
-        return tuple(part.to(self.device) for part in parts)
+        """For images in `order`, int64 [S, B]: their index, crop offset [S, B, 2], uniform, and flip [S, B], on the device."""
+        offsets = torch.randint(0, 2 * self.padding + 1, (*order.shape, 2), generator=generator)
+        flips = torch.rand(order.shape, generator=generator) < (0.5 if self.flips else 0.0)
+        return tuple(part.to(self.device) for part in (order, offsets, flips))
 
     def feed(self, *drawn: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """What `draw` gave, or a part of its steps or columns, step by step, as `maker`'s functions take it."""
@@ -64,13 +64,10 @@ class Dataset:
 
     def maker(self, augment: bool) -> Callable[..., Batch]:
         """A function that makes a Batch of training images from a step's index [B], offsets [B, 2] and flips [B]."""
-        cropped = cropper(self.train_images, self.padding, self.mean, self.std) if augment else None
-
-        def make(index: Tensor, offsets: Tensor, flips: Tensor) -> Batch:
-            images = cropped(index, offsets, flips) if cropped else self.standardize(self.train_images[index])
-            return images, self.train_labels[index]
-
-        return make
+        if augment:
+            crop = cropper(self.train_images, self.padding, self.mean, self.std)
+            return lambda index, offsets, flips: (crop(index, offsets, flips), self.train_labels[index])
+        return lambda index, *_: (self.standardize(self.train_images[index]), self.train_labels[index])
 
     def plain(self, part: str, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
         """The images of "train", "validation" or "test" in batches of `size`, and of these numbers first, first + every, ..."""
@@ -128,12 +125,6 @@ def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable
         return pixels.view(len(index), height, width, channels).permute(0, 3, 1, 2)
 
     return cropped
-
-
-def draw_augmentation(count: int, padding: int, flips: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Offsets [count, 2] uniform on 0 .. 2 padding, and flips [count] with probability 1/2 (none if not `flips`)."""
-    offsets = torch.randint(0, 2 * padding + 1, (count, 2), generator=generator)
-    return offsets, torch.rand(count, generator=generator) < (0.5 if flips else 0.0)
 
 
 def mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

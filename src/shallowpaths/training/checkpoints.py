@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,20 +35,16 @@ class Position:
 
 def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
     """The file of a run's checkpoint, or of several runs' that are trained together, by their RunConfig.key."""
-    name = keys[0]
-    if len(keys) > 1:
-        name = f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[: len(name)]}-lanes"
+    name = keys[0] if len(keys) == 1 else f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:16]}-lanes"
     return Path(folder).expanduser() / f"{name}.checkpoint"
 
 
 def prepare(folder: str | os.PathLike) -> None:
     """Make the folder and write to it once: a ValueError now, and not after an hour, where it cannot be written."""
     folder = Path(folder).expanduser()
-    probe = folder / f"probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
 

@@ -188,7 +188,6 @@ SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learnin
 def only_configs(configs: Iterable[RunConfig]) -> list[RunConfig]:
     """The configs as a list; a TypeError names what is none."""
     listed = list(configs)
-    for config in listed:
-        if not isinstance(config, RunConfig):
-            raise TypeError(f"{config!r} is no RunConfig: give RunConfig(recipe=...), or several in a list")
+    if wrong := [config for config in listed if not isinstance(config, RunConfig)]:
+        raise TypeError(f"{wrong[0]!r} is no RunConfig: give RunConfig(recipe=...), or several in a list")
     return listed

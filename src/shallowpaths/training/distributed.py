@@ -29,19 +29,15 @@ def join() -> None:
         if not os.environ.get(name, "").isdigit():
             found = ", ".join(f"{n}={os.environ.get(n)}" for n in NUMBERS)
             raise ValueError(f"{name} is no whole number in {found}: torchrun sets all of them, start with it or unset them")
-    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(_shared_name(store, rank, size), store)
-    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(dist.destroy_process_group)
 
 
 def _shared_name(store: dist.Store, rank: int, size: int) -> str:
-    """A name that only the processes of this start agree on, with the first one.
-
-    After a restart torchrun's store still holds the addresses of the dead, under the names that the living look for.
-    """
+    """A name of this start's processes alone: after a restart torchrun's store still holds the addresses of the dead."""
     mine = uuid.uuid4().hex
     if rank == 0:
         store.set("first", mine)
@@ -107,10 +103,7 @@ class Called(nn.Module):
 
 
 class SlicedDropout(nn.Dropout):
-    """Dropout of this process's slice, by the mask that one process draws for the whole batch.
-
-    So the images' masks are independent, and all processes' random states stay the same: a checkpoint has one of them.
-    """
+    """Dropout by this process's slice of a whole batch's mask: masks are independent, and random states stay the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B / processes, ...] -> the same."""

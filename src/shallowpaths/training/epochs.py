@@ -17,6 +17,7 @@ LOOK_EVERY = 50  # steps between looks at a GPU's loss
 KEPT = ("gradient_square", "gradient_variance", "gradient_curvature", "noise_curvature")
 TOLERANCE, MOST_PRODUCTS = 0.05, 20  # a few in a hundred: less than from one epoch to the next
 ORDER, AUGMENTATION = 0, 1  # streams of random numbers
+OnStep = Callable[[], object]
 Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
 
 
@@ -36,9 +37,7 @@ class Timetable:
     """What each step of a run uses: which images, shifted and mirrored how, at which learning rate.
 
     Order and augmentation are functions of (seed, epoch) alone. Every batch is full: one that an epoch's end cuts is
-    filled from the next epoch. The last epoch may end within.
-
-    images: of the training split. A ValueError says that the run does not fit so many, see `RunConfig.split`.
+    filled from the next epoch. ValueError: the run does not fit a training split of `images`, see `RunConfig.split`.
     """
 
     def __init__(self, config: RunConfig, images: int):
@@ -58,11 +57,7 @@ class Timetable:
         return [rate * learning_rate_factor(schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of the images that `epoch`'s steps use, int64 [S, B].
-
-        The images come in a fresh random order each epoch. The orders follow each other in one stream, which is cut
-        into batches: no image is dropped and no batch is short, whatever the batch size.
-        """
+        """Indices of the images that `epoch`'s steps use, int64 [S, B]: of a stream of all epochs' random orders, cut in batches."""
         first, last = (self.steps_before(e) * self.batch_size for e in (epoch, epoch + 1))
         passes = range(first // self.images, -(-last // self.images))
         stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, ORDER)) for p in passes])
@@ -89,9 +84,7 @@ class EpochResult:
     top5_accuracy: float | None = None
 
 
-def take_steps(
-    take: Callable[..., tuple[Tensor, ...]], batches: Iterable[tuple], on_step: Callable[[], object], taken: Taken
-) -> None:
+def take_steps(take: Callable[..., tuple[Tensor, ...]], batches: Iterable[tuple], on_step: OnStep, taken: Taken) -> None:
     """Append `take(*batch)` to `taken` for each batch; those behind what is there already.
 
     It ends once no run's loss is finite any more; a GPU, where the host waits for the answer, is asked now and then.

@@ -1,6 +1,6 @@
 """Learning-rate lanes: runs that differ in learning rate and seed only, trained at the same time on one device.
 
-Weights, moving averages and velocities of all lanes lie in one stack; torch.func takes every lane's gradient at once.
+All lanes lie in one stack; torch.func takes every lane's gradient at once.
 """
 
 import copy
@@ -19,15 +19,11 @@ Stacks = dict[str, Tensor]
 
 
 class Lanes:
-    """Networks of one architecture in training, one a lane, each with its own learning rate.
+    """Networks of one architecture in training, one a lane, each with its own learning rate; `config` is any lane's.
 
     A lane does what SGD of `steps.make_optimizer` does to its network alone, the moving averages of batch
     normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
-
-    Args:
-        networks: one a lane. They are read here, and written by `write_back`.
-        options: `graph`, `tf32` and `deterministic` are heeded.
-        config: of any lane.
+    The networks are read here, and written by `write_back`.
     """
 
     def __init__(self, networks: Sequence[nn.Module], options: StepOptions, config: RunConfig):
@@ -45,10 +41,7 @@ class Lanes:
         self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of each of L lanes, on images [L, B, C, H, W] and labels [L, B], at rates [L].
-
-        Returns each lane's mean loss before the step and its share of right answers, [L].
-        """
+        """A step on images [L, B, C, H, W] and labels [L, B], at rates [L]: losses before it and shares of right answers, [L]."""
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self.tried = True

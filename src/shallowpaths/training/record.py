@@ -8,10 +8,10 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from shallowpaths import __version__
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.config import RunConfig
 
@@ -103,8 +103,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, torch and this package."""
     import torch  # records are read without it
 
-    package = {"shallowpaths": metadata.version("shallowpaths")}
-    return {"python": platform.python_version(), "torch": str(torch.__version__)} | package
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "shallowpaths": __version__}
 
 
 @functools.cache

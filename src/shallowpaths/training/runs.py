@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from shallowpaths.networks import ResidualMLP, ResidualNetwork, ResNetV2, WideRe
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.epochs import EpochResult, Taken, Timetable, epoch_results, take_steps
+from shallowpaths.training.epochs import EpochResult, OnStep, Taken, Timetable, epoch_results, take_steps
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.steps import Step, StepOptions, default_options
 
@@ -22,13 +22,8 @@ MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 class Run:
     """One run in training: `run.epoch(0)`, `run.epoch(1)`, ... on `run.network`.
 
-    Args:
-        data: on the device that it shall run on, after `hold_out`.
-        network: to be trained instead of a new one of the config's.
-        options: what makes the step fast; None takes the device's defaults.
-
-    Raises:
-        ValueError: the config's batch does not fit the data, see `RunConfig.split`.
+    On the data's device, after `hold_out`; of a new network of the config's, unless one is given; with the device's default
+    options unless others are. ValueError: the config's batch does not fit the data, see `RunConfig.split`.
     """
 
     def __init__(
@@ -44,13 +39,10 @@ class Run:
         self.step = Step(self.network, data, options, config)
         self.states, self.load = self.step.states, self.step.load
 
-    def epoch(
-        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
-    ) -> list[EpochResult]:
+    def epoch(self, number: int, on_step: OnStep = lambda: None, taken: Taken | None = None) -> list[EpochResult]:
         """Train for an epoch (from 0), call `on_step` after each step, and stop early once no loss is finite.
 
-        taken: the steps that were taken already, where the epoch was interrupted. It grows by each step, so that `on_step`
-            can save it; the epoch goes on behind it.
+        The epoch goes on behind the steps `taken` already, where it was interrupted; each step is added to them.
         """
         taken, (times,) = [] if taken is None else taken, self.timetables
         rates, data, done = times.rates(number), self.step.data, len(taken)
@@ -78,9 +70,7 @@ class LaneRuns:
         self.states, self.load = self.lanes.states, self.lanes.load
         self.make = data.maker(first.augment)
 
-    def epoch(
-        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
-    ) -> list[EpochResult]:
+    def epoch(self, number: int, on_step: OnStep = lambda: None, taken: Taken | None = None) -> list[EpochResult]:
         """See Run."""
         taken = [] if taken is None else taken
         each = [times.batches(number, self.data) for times in self.timetables]
@@ -115,11 +105,10 @@ def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
     open_groups: dict[str, list[RunConfig]] = {}
     for config in configs:
         shared = json.dumps({k: v for k, v in config.to_dict().items() if k not in MAY_DIFFER})
-        group = open_groups.get(shared)
-        if group is None or len(group) == lanes or _only_alone(config):
-            groups.append(group := [])
-            open_groups[shared] = group
-        group.append(config)
+        if len(open_groups.get(shared, ())) in (0, lanes) or _only_alone(config):
+            groups.append([])
+            open_groups[shared] = groups[-1]
+        open_groups[shared].append(config)
     return groups
 
 

@@ -29,21 +29,13 @@ VARIANTS = 4096  # compiled kinds of residual block that may live in one process
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What makes the step fast.
+    """What makes the step fast; the last three are of CUDA only."""
 
-    Attributes:
-        channels_last: activations in torch.channels_last.
-        compiled: residual blocks go through torch.compile.
-        graph: CUDA only, and by a process alone: the step is recorded once and replayed.
-        tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
-        deterministic: CUDA only: the same bits each time, of what is compiled with torch 2.11 or newer.
-    """
-
-    channels_last: bool = True
-    compiled: bool = False
-    graph: bool = False
-    tf32: bool = False
-    deterministic: bool = True
+    channels_last: bool = True  # activations in torch.channels_last
+    compiled: bool = False  # residual blocks go through torch.compile
+    graph: bool = False  # by a process alone: the step is recorded once and replayed
+    tf32: bool = False  # matrix products and convolutions in TF32, where the run's precision is float32
+    deterministic: bool = True  # the same bits each time; of what is compiled with torch 2.11 or newer
 
 
 def default_options(device: torch.device) -> StepOptions:
@@ -152,10 +144,7 @@ class Step:
 
 
 class Recorded:
-    """A function of CUDA tensors as a graph, that a call replays on inputs of these shapes and types.
-
-    It returns tensors and changes others in place only. It is called here a few times: the caller puts back what it changes.
-    """
+    """A function of CUDA tensors as a graph, replayed on inputs of these shapes. Recording it changes what the function does."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
         self.inputs = [value.clone() for value in inputs]
@@ -190,16 +179,13 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
 
 @contextlib.contextmanager
 def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-    """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address.
-
-    One that was not there before becomes 0: a velocity goes on from there as from none.
-    """
+    """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address."""
     before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
     with torch.random.fork_rng({tensor.device for tensor in before.values() if tensor.device.type == "cuda"}):
         yield
     with torch.no_grad():
         for tensor in tensors():
-            tensor.copy_(before.get(id(tensor), torch.zeros_like(tensor)))
+            tensor.copy_(before.get(id(tensor), torch.zeros_like(tensor)))  # from 0 a new velocity goes on as from none
 
 
 def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:

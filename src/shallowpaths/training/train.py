@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,12 +66,8 @@ def train_lanes(
     """Train all configs at the same time (see `shallowpaths.training.lanes`); their records come in the same order.
 
     Each step is `train`'s to rounding; where training is chaotic, at the largest rates that still train, the results part.
-    A record's seconds are its share of the whole. The arguments are `train`'s; `keep_checkpoint` leaves the last checkpoint
-    to a caller who puts the records into a store before it deletes it.
-
-    Raises:
-        ValueError: what `runs.check_lanes` refuses; torchrun's processes; the lanes do not fit in memory together; and what
-            `train` refuses.
+    A record's seconds are its share of the whole. `keep_checkpoint` leaves the last checkpoint to the caller.
+    ValueError: as in `train`, and what `runs.check_lanes` refuses, torchrun's processes, lanes too large for the memory.
     """
     only_configs(configs)
     if len(configs) != 1:
@@ -85,6 +82,9 @@ def train_lanes(
         path = checkpoints.path_of(checkpoint_folder, [config.key for config in configs])
         if distributed.is_first():
             checkpoints.prepare(path.parent)
+    whole("workers", workers, at_least=0)
+    folder = {"size": first.image_size, "skip": first.bad_images == "skip", "augment": first.augment, "workers": workers}
+    load = partial(datasets.load_folder, **folder) if first.data == "imagefolder" else partial(datasets.load, first.data)
     options = default_options(device) if options is None else options
     size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}, on {device.type}"
     with (
@@ -95,7 +95,7 @@ def train_lanes(
         torch.default_generator.manual_seed(first.seed)  # for dropout, all else has generators; torch.manual_seed starts GPUs
         if device.type != "cpu":
             getattr(torch, device.type).manual_seed(first.seed)
-        data = distributed.one_before_others(lambda: _load(first, device, data_folder, workers))
+        data = distributed.one_before_others(lambda: load(device=device, folder=data_folder))
         first.split(len(data.train_images))  # refuses what cannot be trained on so many
         data = data.hold_out(first.validation)
         started = time.perf_counter()
@@ -115,14 +115,6 @@ def train_lanes(
     }  # fmt: skip
     records = [RunRecord(config, **known, **result) for config, result in zip(configs, position.results, strict=True)]
     return distributed.from_first(records)
-
-
-def _load(config: RunConfig, device: torch.device, folder: Folder, workers: int) -> Dataset:
-    whole("workers", workers, at_least=0)
-    if config.data != "imagefolder":
-        return datasets.load(config.data, device, folder)
-    skip = config.bad_images == "skip"
-    return datasets.load_folder(folder, device, config.image_size, skip, config.augment, workers)
 
 
 def _run(runs: Trainable, data: Dataset, position: Position, path: Path | None, every: float, progress: bool) -> None:
