@@ -12,14 +12,15 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 
 def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
-    """The device called `name`, one that this machine has; "auto" (or None) takes CUDA where it is, then MPS, then the CPU."""
+    """The device called `name`, which this machine must have; "auto" or None: CUDA where it is, then MPS, then the CPU."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = str("auto" if name is None else name)
     kind = wanted.partition(":")[0]
     one_of("device", kind, ("auto", *sorted(has)))
     present = [device for device, there in has.items() if there]
     if kind != "auto" and not has[kind]:
-        raise ValueError(f"device {wanted!r}: this machine (or this build of torch) has none. It has: {', '.join(present)}")
+        there = ", ".join(present)
+        raise ValueError(f"device {wanted!r}: this machine (or this build of torch) has none. It has: {there}")
     return torch.device(present[0] if kind == "auto" else wanted)
 
 

@@ -1,4 +1,4 @@
-"""Data sets: digits (the offline default), CIFAR-10, and any folder of images. Training sees no difference: see `Dataset`."""
+"""Data sets: digits (the offline default), CIFAR-10, and any folder of images; to training each is a `Dataset`."""
 
 from shallowpaths.data.imagefolder import load_folder
 from shallowpaths.data.sources import FOLDER_VARIABLE, IMAGE_SHAPES, load, noise

@@ -38,7 +38,7 @@ class FolderDataset(Dataset):
 
     In training an image is cropped to a random part of 8 % to 100 % of it, resized and mirrored (torchvision's
     RandomResizedCrop and RandomHorizontalFlip); in evaluation it is resized to 256/224 of the size, and the middle cut out.
-    What cannot be read ends the run with a ValueError, or with `skip` the folder's next good image stands in for it in training.
+    What cannot be read is a ValueError; with `skip` the folder's next good image stands in for it in training.
     """
 
     folder: Path
@@ -101,7 +101,7 @@ class _Images(torch.utils.data.Dataset):
         self.plain, self.random = (v2.Compose([*steps, v2.PILToTensor()]) for steps in (plain, random))
 
     def __getitem__(self, keys: list[tuple[int, int | None]]) -> tuple[Tensor, Tensor, list[str]]:
-        """uint8 [B, C, H, W], labels [B], and what is wrong with files on the way: in training the next good one is taken."""
+        """uint8 [B, C, H, W], labels [B], and what is wrong with files; in training the next good one is taken."""
         images, labels, bad = [], [], []
         for index, seed in keys:
             for place in [index] if seed is None else itertools.chain(range(index, len(self.names)), range(index)):
@@ -144,11 +144,9 @@ def load_folder(
 ) -> FolderDataset:  # fmt: skip
     """The images below `folder`, in the subfolders train and val, which hold a folder for each class.
 
-    Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256 of
-    all files' names and sizes. `folder` is by default the environment variable SHALLOWPATHS_DATA; else see FolderDataset.
-
-    ValueError: no such folder; classes that differ between train and val; and, unless `skip`, a class without images or an
-    image that cannot be read.
+    Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256
+    of all files' names and sizes. `folder` is by default the environment variable SHALLOWPATHS_DATA.
+    ValueError: no such folder; classes that differ between train and val; unless `skip`, what cannot be read.
     """
     where = folder or os.environ.get(FOLDER_VARIABLE)
     if not where:

@@ -1,7 +1,7 @@
 """Where whole data sets come from.
 
-"digits" ships with scikit-learn. "cifar10" is read from torchvision's files, which are downloaded once if they are not there.
-"cifar10-16x16" is CIFAR-10 at half its size, for processors: a fourth of the work.
+"digits" ships with scikit-learn; "cifar10" is torchvision's, downloaded once if it is not there; "cifar10-16x16" is
+CIFAR-10 at half its size, for processors: a fourth of the work.
 """
 
 import functools
@@ -64,14 +64,14 @@ def _cifar10(folder: Path) -> Dataset:
     paths = {folder / cifar.base_folder / name: md5 for name, md5 in files}
     for path, md5 in paths.items():
         if path.exists() and not datasets.utils.check_integrity(path, md5):
-            raise ValueError(f"CIFAR-10 file {path} is damaged: its MD5 is not {md5}. Delete it, and it will be downloaded again")
+            raise ValueError(f"CIFAR-10 file {path} is damaged: its MD5 is not {md5}. Delete it, to download it again")
     for train in (True, False):
         try:
             part = cifar(folder, train=train, download=not all(path.exists() for path in paths))
         except (OSError, RuntimeError) as error:  # torchvision raises either when a download fails
-            advice = "Put torchvision's folder cifar-10-batches-py there, or name the folder that has it with --data-folder or"
             missing = f"CIFAR-10 is not in {folder} and could not be downloaded ({error})"
-            raise ValueError(f"{missing}. {advice} {FOLDER_VARIABLE}") from error
+            advice = f"or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
+            raise ValueError(f"{missing}. Put torchvision's cifar-10-batches-py there, {advice}") from error
         parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
     return _dataset("cifar10", *parts, padding=4, flips=True)
 

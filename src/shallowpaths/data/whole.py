@@ -35,7 +35,7 @@ class Dataset:
     flips: bool  # whether a mirrored image is as good as the image (of a digit it is not)
     checksum: str  # SHA-256 of all images and labels
     evaluation_batch: ClassVar[int] = 1000  # images to be evaluated together
-    counts_top5: ClassVar[bool] = False  # whether records hold the share of images whose label is among the five likeliest
+    counts_top5: ClassVar[bool] = False  # whether records have the share of labels among the five likeliest
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +53,7 @@ class Dataset:
         return pixels.sub_(self.mean).div_(self.std)
 
     def draw(self, order: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """For images in `order`, int64 [S, B]: their index, crop offset [S, B, 2], uniform, and flip [S, B], on the device."""
+        """For images in `order`, int64 [S, B]: index, crop offset [S, B, 2], uniform, and flip [S, B], on the device."""
         offsets = torch.randint(0, 2 * self.padding + 1, (*order.shape, 2), generator=generator)
         flips = torch.rand(order.shape, generator=generator) < (0.5 if self.flips else 0.0)
         return tuple(part.to(self.device) for part in (order, offsets, flips))
@@ -70,7 +70,7 @@ class Dataset:
         return lambda index, *_: (self.standardize(self.train_images[index]), self.train_labels[index])
 
     def plain(self, part: str, size: int, first: int = 0, every: int = 1) -> Iterator[Batch]:
-        """The images of "train", "validation" or "test" in batches of `size`, and of these numbers first, first + every, ..."""
+        """Of "train", "validation" or "test", in batches of `size`, the batches number first, first + every, ..."""
         images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
         for start in range(first * size, len(images), every * size):
             yield self.standardize(images[start : start + size]), labels[start : start + size]
@@ -85,38 +85,37 @@ class Dataset:
             return self
         count = round(fraction * len(self.train_images))
         order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        splits = {"validation": order[:count], "train": order[count:]}
-        parts = {f"{k}_{what}": getattr(self, f"train_{what}")[i] for k, i in splits.items() for what in ("images", "labels")}
-        return dataclasses.replace(self, **parts)
+        held, kept = ((self.train_images[part], self.train_labels[part]) for part in (order[:count], order[count:]))
+        names = "train_images", "train_labels", "validation_images", "validation_labels"
+        return dataclasses.replace(self, **dict(zip(names, kept + held, strict=True)))
 
 
 def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Pad images once, each pixel one number: a batch's crops and flips are then a single gather.
 
-    Of images uint8 [N, C, H, W] with at most 4 channels, padded by p zeros on each side, mean and std float32 [C, 1, 1].
+    images: uint8 [N, C, H, W] with C of at most 4; padding: p, zeros on each side; mean, std: float32 [C, 1, 1].
 
-    Returns:
-        A function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image, each 0 to
-        2p, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says so, then as by
-        `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
+    Returns a function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image, each
+    0 to 2p, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says so, then as by
+    `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
     """
     channels, height, width = images.shape[1:]
     room = 1 if channels == 1 else 4  # bytes a pixel
     padded = F.pad(images.permute(0, 2, 3, 1), (0, room - channels, *[padding] * 4)).contiguous()
     padded_height, padded_width = padded.shape[1:3]
     numbers = padded.view(-1) if room == 1 else padded.view(torch.int32).view(-1)
-    mean, std = (s.flatten().repeat(width) for s in (mean, std))  # of a row, as it lies in memory: channel after channel
+    mean, std = (s.flatten().repeat(width) for s in (mean, std))  # of a row, as it lies in memory
     places = torch.arange(width * room, device=images.device)
     used = places[places % room < channels]
     integer = torch.int32 if numbers.numel() < 2**31 else torch.int64  # half the work, where it suffices
 
     def cropped(index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         index, offsets = index.to(integer), offsets.to(integer)
-        each = [torch.arange(size, device=index.device, dtype=integer).expand(len(index), -1) for size in (height, width)]
-        rows = (index * padded_height + offsets[:, 0])[:, None] + each[0]
-        columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - each[1], each[1])
+        down, right = (torch.arange(n, device=index.device, dtype=integer).expand(len(index), -1) for n in (height, width))
+        rows = (index * padded_height + offsets[:, 0])[:, None] + down
+        columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - right, right)
         places = (rows * padded_width)[:, :, None] + columns[:, None, :]  # [B, H, W]
-        pixels = numbers.index_select(0, places.view(-1)).view(torch.uint8).to(torch.float32).view(len(index) * height, -1)
+        pixels = numbers.index_select(0, places.view(-1)).view(torch.uint8).float().view(len(index) * height, -1)
         if len(used) < pixels.shape[1]:
             pixels = pixels.index_select(1, used)  # on a CPU, twice as fast as a slice
         pixels = pixels.sub_(mean).div_(std)

@@ -1,1 +1,1 @@
-"""Training: RunConfig -> train() -> RunRecord. A config goes down from `train` to `checkpoints`, `runs`, `steps` and `epochs`."""
+"""Training: RunConfig -> train() -> RunRecord. From top to bottom: train, checkpoints, runs, lanes, steps, epochs."""

@@ -26,7 +26,7 @@ UNFINISHED = ".unfinished"
 class Position:
     """How far a run has come, or several that are trained together."""
 
-    results: list[dict[str, Any]]  # what is known of each one's record: its curve, and its outcome, until then "running"
+    results: list[dict[str, Any]]  # of each one's record what is known; its outcome is "running" until it has one
     epoch: int = 0  # under way, from 0
     seconds: float = 0.0  # of training so far
     measured: dict[str, float] = field(default_factory=dict)  # at the start of this epoch, for its point of the curve
@@ -50,14 +50,15 @@ def prepare(folder: str | os.PathLike) -> None:
 
 
 def save(path: Path, runs: Trainable, position: Position) -> None:
-    """Write a checkpoint: the old one stands, whole, until the new one does. An OSError says that it cannot be written."""
+    """Write a checkpoint. Until it is whole the old one stands. OSError: the disk is full or cannot be written."""
     taken = [torch.stack(step) for step in position.taken]  # as one tensor, for an epoch may have thousands
-    generators = {"cpu": torch.get_rng_state()}  # dropout draws from them; order and augmentation follow from seed and epoch
+    generators = {"cpu": torch.get_rng_state()}  # for dropout; order and augmentation follow from seed and epoch
     if runs.device.type != "cpu":
         generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
+    position = vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)}
     content = {
-        "format": FORMAT, "configs": _configs(runs), "versions": _versions(), "states": runs.states(),
-        "generators": generators, "position": vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)},
+        "format": FORMAT, "configs": _configs(runs), "versions": _versions(), "position": position,
+        "states": runs.states(), "generators": generators,
     }  # fmt: skip
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -96,7 +97,7 @@ def restore(path: Path, runs: Trainable) -> Position:
         raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
     if content["versions"] != _versions():
         found = f"of another version, {content['versions']}; this is {_versions()}"
-        raise ValueError(f"the checkpoint {path} is {found}. Delete it to start afresh, or resume it with its own versions")
+        raise ValueError(f"the checkpoint {path} is {found}. Delete it to start afresh, or resume it with those")
     try:
         runs.load(content["states"])
     except (RuntimeError, ValueError, KeyError) as error:
@@ -119,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError):
         good = False
     if not good:
-        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which a checkpoint never does"
+        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which none does"
         raise ValueError(f"{path} {reasons}: delete it to start afresh")
     return content
 

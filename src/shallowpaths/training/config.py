@@ -15,17 +15,17 @@ from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
 CHOICES = {
-    "network": NETWORKS, "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "bad_images": ("refuse", "skip"),
-    "schedule": ("paper", "constant"), "precision": ("float32", "bfloat16"), "device": ("auto", "cpu", "cuda", "mps"),
+    "network": NETWORKS, "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "schedule": ("paper", "constant"),
+    "bad_images": ("refuse", "skip"), "precision": ("float32", "bfloat16"), "device": ("auto", "cpu", "cuda", "mps"),
 }  # fmt: skip
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
 WHOLE = {  # least and largest; one image has no variance
     "width": (1, 10**6), "batch_size": (1, 10**6), "ghost_batch": (2, 10**6), "epochs": (1, 10**6), "steps": (1, 10**9),
     "depth": (1, 10**5), "warmup_epochs": (0, 10**6), "curvature_images": (0, None), "image_size": (8, 4096),
 }  # fmt: skip
-LARGEST = 3e38  # of float32's numbers, almost
+LARGEST = 3e38  # of float32's numbers, almost: a GPU takes no rate beyond
 RATE, FACTOR, PART = {"above": 0, "below": LARGEST}, {"at_least": 0, "below": LARGEST}, {"at_least": 0, "below": 1}
-NUMBERS = {"learning_rate": RATE, "l2": FACTOR, "alpha_rate": FACTOR, "momentum": PART, "dropout": PART, "validation": PART}
+NUMBERS = {"learning_rate": RATE, "l2": FACTOR, "alpha_rate": FACTOR} | dict.fromkeys(PARTS, PART)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class RunConfig:
         self._check()
         for name, bounds in NUMBERS.items():
             put(name, checks.number(name, getattr(self, name), **bounds) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
-        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **FACTOR)  # a GPU's rate is float32
+        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **FACTOR)
 
     def _check(self) -> None:
         """Refuse a bad setting that is no real number."""
@@ -126,11 +126,12 @@ class RunConfig:
         return self.steps if self.epochs is None else self.epochs * images // self.batch_size
 
     def split(self, images: int) -> int:
-        """How many of `images` training images are trained on. A ValueError says why this run cannot be trained on so many."""
+        """How many of `images` training images are trained on; a ValueError says why the run does not fit so many."""
         held = round(self.validation * images)
         left = images - held
         if self.validation > 0 and not 0 < held < images:
-            raise ValueError(f"validation {self.validation}: of {images} training images that leaves {held} to validate on")
+            why = f"of {images} training images that leaves {held} to validate on"
+            raise ValueError(f"validation {self.validation}: {why}")
         for name, verb in (("batch_size", "is larger"), ("curvature_images", "are more")):
             if (value := getattr(self, name)) > left:
                 raise ValueError(f"{name} {value} {verb} than the training split, {left} images of {self.data}")
@@ -138,8 +139,8 @@ class RunConfig:
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network} the one value that an image gives"
-            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said} has no variance: take at least 2 images together")
+            said = f"recipe {self.recipe!r} has batch normalization, and one image's value in a {self.network} has no variance"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said}: take at least 2 images together")
         return left
 
     @property

@@ -37,7 +37,7 @@ def join() -> None:
 
 
 def _shared_name(store: dist.Store, rank: int, size: int) -> str:
-    """A name of this start's processes alone: after a restart torchrun's store still holds the addresses of the dead."""
+    """A name of this start's processes alone: after a restart torchrun's store still holds the dead's addresses."""
     mine = uuid.uuid4().hex
     if rank == 0:
         store.set("first", mine)
@@ -87,7 +87,7 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def share(batch_size: int) -> slice:
-    """This process's images of each batch, consecutive ones; a ValueError where the processes do not divide the batch."""
+    """This process's images of each batch, consecutive ones. ValueError: the processes do not divide the batch."""
     each, rest = divmod(batch_size, size())
     if rest:
         raise ValueError(f"batch_size {batch_size} cannot be shared among {size()} processes: choose a multiple of {size()}")
@@ -103,7 +103,7 @@ class Called(nn.Module):
 
 
 class SlicedDropout(nn.Dropout):
-    """Dropout by this process's slice of a whole batch's mask: masks are independent, and random states stay the same."""
+    """Dropout by this process's slice of the batch's mask: masks are independent, and random states stay the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B / processes, ...] -> the same."""

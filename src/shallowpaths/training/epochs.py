@@ -1,6 +1,6 @@
 """Epochs: which images and which rate each step uses, the steps of one epoch, and the evaluation after it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +57,7 @@ class Timetable:
         return [rate * learning_rate_factor(schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of the images that `epoch`'s steps use, int64 [S, B]: of a stream of all epochs' random orders, cut in batches."""
+        """Indices of the images that `epoch`'s steps use, int64 [S, B], cut from one stream of all epochs' random orders."""
         first, last = (self.steps_before(e) * self.batch_size for e in (epoch, epoch + 1))
         passes = range(first // self.images, -(-last // self.images))
         stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, ORDER)) for p in passes])
@@ -84,7 +84,7 @@ class EpochResult:
     top5_accuracy: float | None = None
 
 
-def take_steps(take: Callable[..., tuple[Tensor, ...]], batches: Iterable[tuple], on_step: OnStep, taken: Taken) -> None:
+def take_steps(take: Callable[..., Sequence[Tensor]], batches: Iterable[tuple], on_step: OnStep, taken: Taken) -> None:
     """Append `take(*batch)` to `taken` for each batch; those behind what is there already.
 
     It ends once no run's loss is finite any more; a GPU, where the host waits for the answer, is asked now and then.
@@ -110,16 +110,16 @@ def epoch_results(taken: Taken, *rates: list[float]) -> list[EpochResult]:
 
 
 def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
-    """Bool [N], whether an image's label is the likeliest; with `counts_top5` also whether it is among the five likeliest."""
+    """Bool [N], whether an image's label is the likeliest; with `counts_top5` also whether it is among the first five."""
     right = [logits.argmax(1) == labels]
     return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> dict[str, float]:
-    """Mean loss, accuracy and perhaps top5_accuracy on the data's "train", "validation" or "test", as "test_loss" and so on.
+    """Mean loss, accuracy and perhaps top5_accuracy on "train", "validation" or "test", as "test_loss" and so on.
 
-    With the statistics gathered in training. Each process takes its batches. ValueError: none of the images can be read.
+    With the statistics gathered in training. Each process takes its batches. ValueError: no image can be read.
     """
     network.eval()
     sums = torch.zeros(3 + data.counts_top5, dtype=torch.float64)

@@ -41,7 +41,7 @@ class Lanes:
         self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """A step on images [L, B, C, H, W] and labels [L, B], at rates [L]: losses before it and shares of right answers, [L]."""
+        """A step on images [L, B, C, H, W], labels [L, B], at rates [L]: losses before it, shares of right answers, [L]."""
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self.tried = True
@@ -53,7 +53,7 @@ class Lanes:
         gradients, (losses, logits) = self._gradients(self.weights, self.buffers, images, labels)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                penalty, factor = penalty_and_factor(self.config, name, weight.ndim - 1)  # the first dimension counts lanes
+                penalty, factor = penalty_and_factor(self.config, name, weight.ndim - 1)  # the first counts lanes
                 gradient = gradients[name].add_(weight, alpha=penalty) if penalty else gradients[name]
                 velocity = self.velocities[name].mul_(self.config.momentum).add_(gradient)
                 weight.sub_((rates.to(weight.dtype) * factor).view(-1, *[1] * (weight.ndim - 1)) * velocity)

@@ -20,10 +20,9 @@ from shallowpaths.training.config import RunConfig
 class RunRecord:
     """What came of a run, with everything needed to repeat it.
 
-    A point of the curve has epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
-    validation_loss and validation_accuracy; on an imagefolder of more than five classes also train_top5_accuracy and
-    validation_top5_accuracy; with `curvature_images` also what `epochs.curvature` finds. The test set is read once, after
-    the last epoch, and not where the run diverged.
+    A point of the curve has epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation
+    split validation_loss and validation_accuracy; on an imagefolder of more than five classes also their top5_accuracy;
+    with `curvature_images` also what `epochs.curvature` finds. The test set is read once, after the last epoch.
     """
 
     config: RunConfig  # with the device resolved

@@ -22,8 +22,8 @@ MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
 class Run:
     """One run in training: `run.epoch(0)`, `run.epoch(1)`, ... on `run.network`.
 
-    On the data's device, after `hold_out`; of a new network of the config's, unless one is given; with the device's default
-    options unless others are. ValueError: the config's batch does not fit the data, see `RunConfig.split`.
+    On the data's device, after `hold_out`; with a new network of the config's, and the device's default options, unless
+    others are given. ValueError: the config's batch does not fit the data, see `RunConfig.split`.
     """
 
     def __init__(
@@ -55,10 +55,7 @@ class Run:
 
 
 class LaneRuns:
-    """Runs in training as lanes, each on its own images in its own order: `networks` and `epoch` as Run's, one for each.
-
-    The configs differ in MAY_DIFFER only, see `check_lanes`.
-    """
+    """Runs in training as lanes, each on its own images in its own order. For the configs see `check_lanes`."""
 
     def __init__(self, configs: Sequence[RunConfig], data: Dataset, options: StepOptions | None = None):
         first = configs[0]
@@ -119,7 +116,8 @@ def check_lanes(configs: Sequence[RunConfig]) -> None:
     first, *others = (config.to_dict() for config in configs)
     differing = {name for other in others for name in other if other[name] != first[name]} - set(MAY_DIFFER)
     if differing:
-        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(sorted(differing))}")
+        names = ", ".join(sorted(differing))
+        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {names}")
     if reason := _only_alone(configs[0]):
         raise ValueError(f"{reason}: such runs cannot be trained as lanes")
 

@@ -1,4 +1,4 @@
-"""One training step, made fast without changing what it computes. What this machine cannot do is left out with one warning."""
+"""One training step, made fast without changing what it computes. What a machine cannot do is left out, with a warning."""
 
 import contextlib
 import functools
@@ -44,7 +44,7 @@ def default_options(device: torch.device) -> StepOptions:
 
 
 def penalty_and_factor(config: RunConfig, name: str, dimensions: int) -> tuple[float, float]:
-    """A parameter's L2 coefficient and the factor on its rate; alpha, biases and normalization's have below 2 dimensions."""
+    """A parameter's L2 coefficient and the factor on its rate; alpha, biases and the like have below 2 dimensions."""
     penalty = config.l2 if dimensions >= 2 or config.l2_on_scalars else 0.0
     return penalty, config.alpha_rate if name.rpartition(".")[2] == "alpha" else 1.0
 
@@ -67,8 +67,9 @@ class Step:
     """A network's step of SGD on images of `data`. Nothing in it makes the host wait for the device."""
 
     def __init__(self, network: nn.Module, data: Dataset, options: StepOptions, config: RunConfig):
-        self.network, self.data, self.options, self.precision = network, data, options, config.precision
-        self.device, self.make, self.optimizer = data.device, data.maker(config.augment), make_optimizer(network, config)
+        self.network, self.data, self.device = network, data, data.device
+        self.options, self.precision, self.make = options, config.precision, data.maker(config.augment)
+        self.optimizer = make_optimizer(network, config)
         compiled = options.compiled and isinstance(network, ResidualNetwork)
         block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
@@ -81,7 +82,7 @@ class Step:
     def take(self, *inputs: Any) -> tuple[Tensor, ...]:
         """One step, on its part of the data's `feed`, and at a rate, the last argument.
 
-        Returns the whole batch's mean loss before the step and its shares of right `answers`, 0-dimensional, on the device.
+        Returns the whole batch's mean loss before the step and its shares of right `answers`, on the device.
         """
         *fed, rate = inputs
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
@@ -124,7 +125,7 @@ class Step:
         return loss.detach(), *(each.float().mean() for each in right)
 
     def _try(self, *inputs: Tensor) -> None:
-        """Compile and record, and order what processes send (a resumed run adds in the same order); nothing else changes."""
+        """Compile and record, and order what processes send: a resumed run adds in the same order. All else is put back."""
         self.tried = True
         with unchanged(self._tensors):
             try:
@@ -144,7 +145,7 @@ class Step:
 
 
 class Recorded:
-    """A function of CUDA tensors as a graph, replayed on inputs of these shapes. Recording it changes what the function does."""
+    """A function of CUDA tensors as a graph, replayed on inputs of these shapes. To record it, it is called a few times."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
         self.inputs = [value.clone() for value in inputs]
@@ -179,7 +180,7 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
 
 @contextlib.contextmanager
 def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-    """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address."""
+    """What is done to these tensors, and torch's random state, is undone in place: a graph knows them by address."""
     before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
     with torch.random.fork_rng({tensor.device for tensor in before.values() if tensor.device.type == "cuda"}):
         yield

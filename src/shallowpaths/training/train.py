@@ -36,25 +36,25 @@ def train(
 ) -> RunRecord:  # fmt: skip
     """Train the network that `config` describes and say what came of it.
 
-    A function of its config: on the same device, the same config gives the same record, but for times and versions. A run
-    whose loss stops being finite is no error: it ends there, as "diverged". torch's random state is left as it was found.
+    A function of its config: on the same device, the same config gives the same record, but for times and versions.
+    A run whose loss stops being finite is no error: it ends there, as "diverged". torch's random state stays as it was.
 
-    Started by torchrun, its processes train one network together, by torch's DistributedDataParallel: each takes its slice
-    of every batch, and all return the same record, whose device_name counts them. It is the run of one process to rounding,
-    but that batch normalization takes its statistics over a process's slice, as over a ghost batch.
+    Started by torchrun, its processes train one network together, by torch's DistributedDataParallel: each takes its
+    slice of every batch, and all return one record, whose device_name counts them. It is the run of one process to
+    rounding, but that batch normalization takes its statistics over a process's slice, as over a ghost batch.
 
     Args:
         data_folder: where CIFAR-10's files are or shall be (see `data.load`); an imagefolder, with train and val.
         progress: show a bar on stderr, unless TQDM_DISABLE=1 is set.
-        checkpoint_folder: save the run's state here now and then, and go on from a state that is there already: a run that
-            was killed ends as if it had not been (on the CPU, with as many threads: bit for bit). It is deleted at the end.
+        checkpoint_folder: save the run's state here now and then, until it ends, and go on from a state that is there: a
+            run that was killed ends as if it had not been (on the CPU, with as many threads: bit for bit).
         checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every step.
         options: what makes the step fast; None takes the device's defaults. They change rounding at most.
         workers: processes that decode an imagefolder's images, for each that trains; 0 decodes in that one.
 
     Raises:
-        ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that does not fit its
-            data or in memory, data that cannot be read; a checkpoint that cannot be written or is another run's.
+        ValueError: a device that is not there, a batch that torchrun's processes do not divide, a run that does not fit
+            its data or the memory, data that cannot be read; a checkpoint that cannot be written or is another run's.
     """
     return train_lanes([config], data_folder, progress, checkpoint_folder, checkpoint_every, options, workers)[0]
 
@@ -65,9 +65,9 @@ def train_lanes(
 ) -> list[RunRecord]:  # fmt: skip
     """Train all configs at the same time (see `shallowpaths.training.lanes`); their records come in the same order.
 
-    Each step is `train`'s to rounding; where training is chaotic, at the largest rates that still train, the results part.
+    Each step is `train`'s to rounding; where training is chaotic, at the largest rates that train, the results part.
     A record's seconds are its share of the whole. `keep_checkpoint` leaves the last checkpoint to the caller.
-    ValueError: as in `train`, and what `runs.check_lanes` refuses, torchrun's processes, lanes too large for the memory.
+    ValueError: as in `train`, and what `runs.check_lanes` refuses, torchrun's processes, lanes too large together.
     """
     only_configs(configs)
     if len(configs) != 1:
@@ -83,8 +83,10 @@ def train_lanes(
         if distributed.is_first():
             checkpoints.prepare(path.parent)
     whole("workers", workers, at_least=0)
-    folder = {"size": first.image_size, "skip": first.bad_images == "skip", "augment": first.augment, "workers": workers}
-    load = partial(datasets.load_folder, **folder) if first.data == "imagefolder" else partial(datasets.load, first.data)
+    load = partial(datasets.load, first.data)
+    if first.data == "imagefolder":
+        settings = {"size": first.image_size, "skip": first.bad_images == "skip", "augment": first.augment}
+        load = partial(datasets.load_folder, **settings, workers=workers)
     options = default_options(device) if options is None else options
     size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}, on {device.type}"
     with (
@@ -92,7 +94,7 @@ def train_lanes(
         named_if_too_large(f"{'the run does' if one else f'{lanes} runs as lanes do'} not fit in memory: {size}"),
         arithmetic(device, options.tf32, options.deterministic),
     ):
-        torch.default_generator.manual_seed(first.seed)  # for dropout, all else has generators; torch.manual_seed starts GPUs
+        torch.default_generator.manual_seed(first.seed)  # for dropout; torch.manual_seed would start every GPU
         if device.type != "cpu":
             getattr(torch, device.type).manual_seed(first.seed)
         data = distributed.one_before_others(lambda: load(device=device, folder=data_folder))
@@ -120,8 +122,9 @@ def train_lanes(
 def _run(runs: Trainable, data: Dataset, position: Position, path: Path | None, every: float, progress: bool) -> None:
     """Train to the end, with a checkpoint after `every` seconds. Outcomes, curves and test results go to `position`."""
     times, results = runs.timetables[0], position.results
-    config, lanes = times.config, len(results)
-    title = f"{config.recipe}, depth {config.depth}, " + (f"rate {config.learning_rate:g}" if lanes == 1 else f"{lanes} lanes")
+    config = times.config
+    what = f"rate {config.learning_rate:g}" if len(results) == 1 else f"{len(results)} lanes"
+    title = f"{config.recipe}, depth {config.depth}, {what}"
     hidden = {} if progress and sys.stderr is not None else {"disable": True}  # not given, TQDM_DISABLE decides
     done = times.steps_before(position.epoch) + len(position.taken)
     started = saved = time.monotonic()
@@ -152,8 +155,9 @@ def _run(runs: Trainable, data: Dataset, position: Position, path: Path | None, 
     for network, result in zip(runs.networks, results, strict=True):
         if result["outcome"] == "running":
             tested = evaluate(network, data, "test", runs.precision)
-            good = math.isfinite(tested["test_loss"])
-            result |= {"outcome": "finished"} | tested if good else {"outcome": "diverged", "diverged_step": times.steps}
+            result |= {"outcome": "finished"} | tested
+            if not math.isfinite(tested["test_loss"]):
+                result |= {"outcome": "diverged", "diverged_step": times.steps} | dict.fromkeys(tested)
 
 
 def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[EpochResult]) -> None:
