@@ -53,7 +53,7 @@ class Dataset:
         return pixels.sub_(self.mean).div_(self.std)
 
     def draw(self, order: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """For images in `order`, int64 [S, B]: index, crop offset [S, B, 2], uniform, and flip [S, B], on the device."""
+        """For images in `order`, int64 [S, B]: index, uniform crop offset [S, B, 2], flip [S, B], on the device."""
         offsets = torch.randint(0, 2 * self.padding + 1, (*order.shape, 2), generator=generator)
         flips = torch.rand(order.shape, generator=generator) < (0.5 if self.flips else 0.0)
         return tuple(part.to(self.device) for part in (order, offsets, flips))
@@ -95,8 +95,8 @@ def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable
 
     images: uint8 [N, C, H, W] with C of at most 4; padding: p, zeros on each side; mean, std: float32 [C, 1, 1].
 
-    Returns a function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image, each
-    0 to 2p, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says so, then as by
+    Returns a function of index, int64 [B], offsets, int64 [B, 2], the crop's top and left corner in the padded image,
+    each 0 to 2p, and flips, bool [B]: the images at `index`, cropped, mirrored if their flip says so, then as by
     `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
     """
     channels, height, width = images.shape[1:]
@@ -111,7 +111,7 @@ def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable
 
     def cropped(index: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         index, offsets = index.to(integer), offsets.to(integer)
-        down, right = (torch.arange(n, device=index.device, dtype=integer).expand(len(index), -1) for n in (height, width))
+        down, right = (torch.arange(n, device=index.device, dtype=integer)[None] for n in (height, width))
         rows = (index * padded_height + offsets[:, 0])[:, None] + down
         columns = offsets[:, 1:] + torch.where(flips[:, None], width - 1 - right, right)
         places = (rows * padded_width)[:, :, None] + columns[:, None, :]  # [B, H, W]

@@ -15,7 +15,7 @@ from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
 CHOICES = {
-    "network": NETWORKS, "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "schedule": ("paper", "constant"),
+    "network": NETWORKS, "schedule": ("paper", "constant"), "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"),
     "bad_images": ("refuse", "skip"), "precision": ("float32", "bfloat16"), "device": ("auto", "cpu", "cuda", "mps"),
 }  # fmt: skip
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
@@ -24,8 +24,8 @@ WHOLE = {  # least and largest; one image has no variance
     "depth": (1, 10**5), "warmup_epochs": (0, 10**6), "curvature_images": (0, None), "image_size": (8, 4096),
 }  # fmt: skip
 LARGEST = 3e38  # of float32's numbers, almost: a GPU takes no rate beyond
-RATE, FACTOR, PART = {"above": 0, "below": LARGEST}, {"at_least": 0, "below": LARGEST}, {"at_least": 0, "below": 1}
-NUMBERS = {"learning_rate": RATE, "l2": FACTOR, "alpha_rate": FACTOR} | dict.fromkeys(PARTS, PART)
+RATE, SIZE, PART = {"above": 0, "below": LARGEST}, {"at_least": 0, "below": LARGEST}, {"at_least": 0, "below": 1}
+REAL = {"learning_rate": RATE, "l2": SIZE, "alpha_rate": SIZE, "momentum": PART, "dropout": PART, "validation": PART}
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class RunConfig:
         if self.data == "imagefolder" and self.image_size is None:
             put("image_size", 224)  # ImageNet's
         self._check()
-        for name, bounds in NUMBERS.items():
+        for name, bounds in REAL.items():
             put(name, checks.number(name, getattr(self, name), **bounds) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
-        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **FACTOR)
+        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **SIZE)
 
     def _check(self) -> None:
         """Refuse a bad setting that is no real number."""
@@ -139,8 +139,8 @@ class RunConfig:
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            said = f"recipe {self.recipe!r} has batch normalization, and one image's value in a {self.network} has no variance"
-            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said}: take at least 2 images together")
+            said = f"in a {self.network} recipe {self.recipe!r} normalizes one value of each image"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said}, and a single one has no variance: take more")
         return left
 
     @property

@@ -57,7 +57,7 @@ class Timetable:
         return [rate * learning_rate_factor(schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of the images that `epoch`'s steps use, int64 [S, B], cut from one stream of all epochs' random orders."""
+        """Indices of the images of `epoch`'s steps, int64 [S, B], cut from one stream of all epochs' random orders."""
         first, last = (self.steps_before(e) * self.batch_size for e in (epoch, epoch + 1))
         passes = range(first // self.images, -(-last // self.images))
         stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, ORDER)) for p in passes])
@@ -110,7 +110,7 @@ def epoch_results(taken: Taken, *rates: list[float]) -> list[EpochResult]:
 
 
 def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
-    """Bool [N], whether an image's label is the likeliest; with `counts_top5` also whether it is among the first five."""
+    """Bool [N], whether a label is the likeliest; with `counts_top5` also whether it is among the five likeliest."""
     right = [logits.argmax(1) == labels]
     return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
 

@@ -41,7 +41,7 @@ class Lanes:
         self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """A step on images [L, B, C, H, W], labels [L, B], at rates [L]: losses before it, shares of right answers, [L]."""
+        """A step on images [L, B, C, H, W], labels [L, B], at rates [L]: losses before it, shares of right, [L]."""
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self.tried = True

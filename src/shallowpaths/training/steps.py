@@ -1,4 +1,4 @@
-"""One training step, made fast without changing what it computes. What a machine cannot do is left out, with a warning."""
+"""One training step, made fast without changing what it computes; what a machine cannot do is left out, with a word."""
 
 import contextlib
 import functools
@@ -125,7 +125,7 @@ class Step:
         return loss.detach(), *(each.float().mean() for each in right)
 
     def _try(self, *inputs: Tensor) -> None:
-        """Compile and record, and order what processes send: a resumed run adds in the same order. All else is put back."""
+        """Compile, record, and order what processes send: a resumed run adds in the same order. All else is put back."""
         self.tried = True
         with unchanged(self._tensors):
             try:
@@ -145,7 +145,7 @@ class Step:
 
 
 class Recorded:
-    """A function of CUDA tensors as a graph, replayed on inputs of these shapes. To record it, it is called a few times."""
+    """A function of CUDA tensors as a graph, replayed on inputs of these shapes; recording it calls it a few times."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
         self.inputs = [value.clone() for value in inputs]

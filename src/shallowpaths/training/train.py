@@ -46,8 +46,8 @@ def train(
     Args:
         data_folder: where CIFAR-10's files are or shall be (see `data.load`); an imagefolder, with train and val.
         progress: show a bar on stderr, unless TQDM_DISABLE=1 is set.
-        checkpoint_folder: save the run's state here now and then, until it ends, and go on from a state that is there: a
-            run that was killed ends as if it had not been (on the CPU, with as many threads: bit for bit).
+        checkpoint_folder: save the run's state here now and then, until it ends, and go on from what is there: a run
+            that was killed ends as if it had not been (on the CPU, with as many threads: bit for bit).
         checkpoint_every: seconds that lie between two checkpoints at least; 0 saves after every step.
         options: what makes the step fast; None takes the device's defaults. They change rounding at most.
         workers: processes that decode an imagefolder's images, for each that trains; 0 decodes in that one.
@@ -155,9 +155,8 @@ def _run(runs: Trainable, data: Dataset, position: Position, path: Path | None, 
     for network, result in zip(runs.networks, results, strict=True):
         if result["outcome"] == "running":
             tested = evaluate(network, data, "test", runs.precision)
-            result |= {"outcome": "finished"} | tested
-            if not math.isfinite(tested["test_loss"]):
-                result |= {"outcome": "diverged", "diverged_step": times.steps} | dict.fromkeys(tested)
+            diverged = {"outcome": "diverged", "diverged_step": times.steps}
+            result |= {"outcome": "finished"} | tested if math.isfinite(tested["test_loss"]) else diverged
 
 
 def _note_epoch(runs: Trainable, data: Dataset, position: Position, found: list[EpochResult]) -> None:
