@@ -108,9 +108,11 @@ def test_the_first_loss_that_is_not_finite_is_found():
 def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
     losses = torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, math.inf], [math.nan, math.inf], [7.0, 8.0]])
     taken = [(losses[0], losses[0] / 10)]
-    epochs.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses[1:]], lambda: None, taken)
+    rates = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0]
+    steps = [(loss,) for loss in losses[1:]]
+    assert epochs.take_steps(lambda loss: (loss, loss / 10), steps, lambda: None, taken, *rates)[0].first_bad_step == 3
     assert len(taken) == 4
-    first, second = epochs.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
+    first, second = epochs.take_steps(lambda loss: loss, [], lambda: None, taken[:3], *rates)
     assert (first.loss, first.first_bad_step, first.learning_rate) == (3.0, None, 0.3)
     assert first.accuracy == pytest.approx(0.3)
     assert (second.first_bad_step, second.learning_rate) == (1, 4.0)

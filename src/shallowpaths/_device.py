@@ -25,7 +25,7 @@ def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What decides a run's last digits: the GPU's product name, or the processor, its vector units and torch's threads."""
+    """What decides a run's last digits: the GPU's product name, or processor, vector units and torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = platform.processor() or platform.machine()

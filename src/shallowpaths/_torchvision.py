@@ -1,7 +1,7 @@
 """Import torchvision, also where its compiled part, made for CUDA, does not fit the installed torch.
 
 Importing it then raises "operator torchvision::nms does not exist". Data sets, transforms and models need none of those
-operators, so declaring them is enough. Where torchvision imports normally, nothing here does anything.
+operators: declaring them is enough. Where torchvision imports normally, nothing is declared.
 """
 
 import importlib

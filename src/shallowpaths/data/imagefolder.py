@@ -1,7 +1,6 @@
-"""Images that stream from a disk: torchvision's ImageFolder layout, which is ImageNet's.
+"""Images that stream from a disk, in torchvision's ImageFolder layout: FOLDER/train/CLASS/IMAGE, and the same in val.
 
-FOLDER/train/CLASS/IMAGE and FOLDER/val/CLASS/IMAGE. Worker processes decode, crop and flip while the device computes; what
-an image becomes follows from the seed that it was drawn with, so that their number changes nothing.
+Worker processes decode, crop and flip. What an image becomes follows from its seed: their number changes nothing.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from shallowpaths.data.whole import SPLIT_SEED, Batch, Dataset, mean_and_std
 
 log = logging.getLogger(__name__)
 COLOURS = ("RGB", "L", "1", "P", "CMYK", "YCbCr")  # kinds of image that become RGB and lose nothing that they say
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises for a damaged file
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises
 SAMPLE = 1000  # images from which mean and standard deviation are taken
 RESIZE = 256 / 224  # of the shorter side, over the square that evaluation cuts from the middle
 
@@ -36,9 +35,9 @@ RESIZE = 256 / 224  # of the shorter side, over the square that evaluation cuts 
 class FolderDataset(Dataset):
     """A Dataset whose images stay on the disk: `train_images` and the like are their paths below `folder`, bytes [N].
 
-    In training an image is cropped to a random part of 8 % to 100 % of it, resized and mirrored (torchvision's
-    RandomResizedCrop and RandomHorizontalFlip); in evaluation it is resized to 256/224 of the size, and the middle cut out.
-    What cannot be read is a ValueError; with `skip` the folder's next good image stands in for it in training.
+    In training an image goes through torchvision's RandomResizedCrop and RandomHorizontalFlip; in evaluation it is
+    resized to 256/224 of the size, and the middle cut out. What cannot be read is a ValueError; with `skip` it is left
+    out, and in training the folder's next good image stands in for it.
     """
 
     folder: Path
@@ -119,7 +118,7 @@ class _Images(torch.utils.data.Dataset):
 
 
 def _read(path: Path) -> Image.Image:
-    """The image in RGB; a ValueError names a file that is damaged, may not be read, or holds something else than colours."""
+    """The image in RGB. ValueError: the file is damaged, may not be read, or holds something else than colours."""
     try:
         with Image.open(path) as image:
             if image.mode in COLOURS:
@@ -150,7 +149,7 @@ def load_folder(
     """
     where = folder or os.environ.get(FOLDER_VARIABLE)
     if not where:
-        raise ValueError(f'data "imagefolder" needs a folder with train and val: name it with --data-folder or {FOLDER_VARIABLE}')
+        raise ValueError(f'data "imagefolder" needs a folder with train and val: --data-folder, or {FOLDER_VARIABLE}')
     root = Path(where).expanduser().resolve()
     (classes, *train), (others, *test) = (_listed(root, part, skip) for part in ("train", "val"))
     if classes != others:
@@ -178,7 +177,7 @@ def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, T
     try:
         found = import_torchvision("datasets").ImageFolder(folder, allow_empty=True)
     except OSError as error:
-        raise ValueError(f"{folder} is no folder of images in a folder for each class: {error.strerror or error}") from error
+        raise ValueError(f"{folder} is no folder of a folder for each class: {error.strerror or error}") from error
     names = [os.fsencode(Path(path).relative_to(root)) for path, _ in found.samples]
     for name in sorted({*found.classes} - {found.classes[label] for label in found.targets}):
         _refuse_or_skip(f"the class {folder / name} has no image, or may not be read", skip)

@@ -37,7 +37,7 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
 
 
 def noise(name: str, count: int, shape: tuple[int, int, int] | None = None) -> Dataset:
-    """Random images for training, of a shape or in that of the data set called `name`: to measure what a step on it costs."""
+    """Random images for training, of a shape or in that of the data set called `name`: to measure what steps cost."""
     shape = shape or IMAGE_SHAPES[name]
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % 10

@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]  # standardized images, float32 [B, C, H, W], and 
 class Dataset:
     """A data set on one device: images uint8 [N, C, H, W], labels int64 [N].
 
-    What training needs of it is `draw`, `feed` and `maker` for an epoch's steps, in this order, and `plain` to evaluate.
+    What training needs is `draw`, `feed` and `maker` for an epoch's steps, in this order, and `plain` to evaluate.
     """
 
     name: str

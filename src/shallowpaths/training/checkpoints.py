@@ -20,6 +20,7 @@ from shallowpaths.training.runs import Trainable
 
 FORMAT = "shallowpaths checkpoint 2"
 UNFINISHED = ".unfinished"
+BAD = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError)
 
 
 @dataclass
@@ -57,8 +58,8 @@ def save(path: Path, runs: Trainable, position: Position) -> None:
         generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
     position = vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)}
     content = {
-        "format": FORMAT, "configs": _configs(runs), "versions": _versions(), "position": position,
-        "states": runs.states(), "generators": generators,
+        "format": FORMAT, "configs": [times.config.to_dict() for times in runs.timetables], "versions": _versions(),
+        "position": position, "states": runs.states(), "generators": generators,
     }  # fmt: skip
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
@@ -86,11 +87,9 @@ def discard(path: Path) -> None:
 
 
 def restore(path: Path, runs: Trainable) -> Position:
-    """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
-
-    ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
-    """
-    content, configs = distributed.from_first(_read(path) if distributed.is_first() else None), _configs(runs)
+    """Put runs and torch's generators where the checkpoint has them. ValueError: it is damaged, or not these runs'."""
+    content = distributed.from_first(_read(path) if distributed.is_first() else None)
+    configs = [times.config.to_dict() for times in runs.timetables]
     if content["configs"] != configs:
         pairs = zip(configs, content["configs"], strict=False)
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
@@ -114,19 +113,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch writes each part's check sum, and does not look at it
-                raise zipfile.BadZipFile
+                raise ValueError("a part is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        good = content["format"] == FORMAT
-    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError):
-        good = False
-    if not good:
-        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which none does"
-        raise ValueError(f"{path} {reasons}: delete it to start afresh")
+        if content["format"] != FORMAT:
+            raise ValueError("another format")
+    except BAD as error:
+        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which none ever does"
+        raise ValueError(f"{path} {reasons}: delete it to start afresh") from error
     return content
-
-
-def _configs(runs: Trainable) -> list[dict[str, Any]]:
-    return [times.config.to_dict() for times in runs.timetables]
 
 
 def _versions() -> dict[str, str]:

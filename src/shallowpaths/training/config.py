@@ -15,8 +15,9 @@ from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
 CHOICES = {
-    "network": NETWORKS, "schedule": ("paper", "constant"), "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"),
-    "bad_images": ("refuse", "skip"), "precision": ("float32", "bfloat16"), "device": ("auto", "cpu", "cuda", "mps"),
+    "network": NETWORKS, "schedule": ("paper", "constant"), "precision": ("float32", "bfloat16"),
+    "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "bad_images": ("refuse", "skip"),
+    "device": ("auto", "cpu", "cuda", "mps"),
 }  # fmt: skip
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
 WHOLE = {  # least and largest; one image has no variance
@@ -37,8 +38,8 @@ class RunConfig:
         network: "wide-resnet", "residual-mlp", or "resnet50-v2" (of depth 50).
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: factor k on a ResNet's channels, or the ResidualMLP's number of units.
-        data: "digits" (8 x 8 grey, ships with scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), or "imagefolder".
-        image_size: pixels that an imagefolder's images are resized and cropped to; 224 if not given. Other data has its own.
+        data: "digits" (8 x 8 grey, of scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), "imagefolder".
+        image_size: pixels that an imagefolder's images are cropped to; 224 if not given. Other data has its own.
         bad_images: "refuse" or "skip" an imagefolder's images that cannot be read as colours, and empty classes.
         epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
         steps: the budget, as optimizer steps, instead of epochs.
@@ -53,7 +54,7 @@ class RunConfig:
         warmup_epochs: epochs at the start over which the rate rises in equal steps to the schedule's.
         dropout: rate before the classifier, for recipes that have dropout.
         augment: random crop and, but for digits, flip.
-        curvature_images: training images on which curvature and gradient noise are measured at the start of each epoch; 0: none.
+        curvature_images: training images whose curvature and gradient noise each epoch begins with; 0: none.
         validation: fraction of the training set held out to choose rates on; 0 trains on everything.
         seed: initialization, order, augmentation and dropout all follow from it.
         precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
@@ -109,7 +110,8 @@ class RunConfig:
         for name, allowed in CHOICES.items():
             checks.one_of(name, getattr(self, name), allowed)
         if self.data != "imagefolder" and self.image_size is not None:
-            raise ValueError(f"image_size {self.image_size!r}: the data {self.data!r} has its own, give it for imagefolder only")
+            own = f"the data {self.data!r} has its own, give it for imagefolder only"
+            raise ValueError(f"image_size {self.image_size!r}: {own}")
         for name, bounds in WHOLE.items():
             if getattr(self, name) is not None or getattr(type(self), name) is not None:
                 checks.whole(name, getattr(self, name), *bounds)
@@ -139,8 +141,8 @@ class RunConfig:
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            said = f"in a {self.network} recipe {self.recipe!r} normalizes one value of each image"
-            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said}, and a single one has no variance: take more")
+            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network} an image's one value"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said} has no variance: take at least 2 together")
         return left
 
     @property

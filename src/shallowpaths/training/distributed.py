@@ -19,16 +19,14 @@ T = TypeVar("T")
 
 
 def join() -> None:
-    """Meet the other processes, where torchrun's environment names some. A group that exists is taken as it is.
-
-    ValueError: a part of that environment is missing, or is no number.
-    """
+    """Meet the processes that torchrun's environment names, unless a group exists. ValueError: a part of it is bad."""
     if joined() or not {"RANK", "WORLD_SIZE"} & set(os.environ):
         return
     for name in NUMBERS:
         if not os.environ.get(name, "").isdigit():
             found = ", ".join(f"{n}={os.environ.get(n)}" for n in NUMBERS)
-            raise ValueError(f"{name} is no whole number in {found}: torchrun sets all of them, start with it or unset them")
+            advice = "torchrun sets all of them, start with it or unset them"
+            raise ValueError(f"{name} is no whole number in {found}: {advice}")
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(_shared_name(store, rank, size), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
@@ -71,10 +69,7 @@ def is_first() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """This process's: of a machine's GPUs the one that LOCAL_RANK counts.
-
-    ValueError: the machine has fewer GPUs than processes; on MPS processes cannot talk to each other.
-    """
+    """Of a machine's GPUs the one that LOCAL_RANK counts. ValueError: it has too few; MPS, which knows no groups."""
     if not joined() or device.type == "cpu":
         return device
     if device.type != "cuda":
@@ -88,9 +83,9 @@ def own_device(device: torch.device) -> torch.device:
 
 def share(batch_size: int) -> slice:
     """This process's images of each batch, consecutive ones. ValueError: the processes do not divide the batch."""
-    each, rest = divmod(batch_size, size())
+    each, rest = divmod(batch_size, n := size())
     if rest:
-        raise ValueError(f"batch_size {batch_size} cannot be shared among {size()} processes: choose a multiple of {size()}")
+        raise ValueError(f"batch_size {batch_size} cannot be shared among {n} processes: choose a multiple of {n}")
     return slice(rank() * each, (rank() + 1) * each)
 
 

@@ -84,22 +84,19 @@ class EpochResult:
     top5_accuracy: float | None = None
 
 
-def take_steps(take: Callable[..., Sequence[Tensor]], batches: Iterable[tuple], on_step: OnStep, taken: Taken) -> None:
-    """Append `take(*batch)` to `taken` for each batch; those behind what is there already.
+def take_steps(
+    take: Callable[..., Sequence[Tensor]], batches: Iterable[tuple], on_step: OnStep, taken: Taken, *rates: list[float]
+) -> list[EpochResult]:
+    """Append `take(*batch)` to `taken` for each batch; each run's result, of those that were there too, at its `rates`.
 
     It ends once no run's loss is finite any more; a GPU, where the host waits for the answer, is asked now and then.
     """
     for number, batch in enumerate(batches, start=len(taken) + 1):
         taken.append(take(*batch))
-        losses = taken[-1][0]
-        asked = losses.device.type == "cpu" or number % LOOK_EVERY == 0
-        if asked and not torch.isfinite(losses).any():
+        asked = taken[-1][0].device.type == "cpu" or number % LOOK_EVERY == 0
+        if asked and not torch.isfinite(taken[-1][0]).any():
             break
         on_step()
-
-
-def epoch_results(taken: Taken, *rates: list[float]) -> list[EpochResult]:
-    """Each run's result, from what its steps came to. rates: each run's, step by step."""
     losses, *correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
     results = []
     for run, mine in enumerate(rates):

@@ -1,7 +1,4 @@
-"""Learning-rate lanes: runs that differ in learning rate and seed only, trained at the same time on one device.
-
-All lanes lie in one stack; torch.func takes every lane's gradient at once.
-"""
+"""Learning-rate lanes: runs that differ in learning rate and seed, trained at once, in one stack, by torch.func."""
 
 import copy
 import functools

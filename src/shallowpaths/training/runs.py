@@ -12,7 +12,7 @@ from shallowpaths.networks import ResidualMLP, ResidualNetwork, ResNetV2, WideRe
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.epochs import EpochResult, OnStep, Taken, Timetable, epoch_results, take_steps
+from shallowpaths.training.epochs import EpochResult, OnStep, Taken, Timetable, take_steps
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.steps import Step, StepOptions, default_options
 
@@ -49,9 +49,10 @@ class Run:
         self.network.train()
         own = distributed.share(times.batch_size)
         fed = data.feed(*(part[done:, own] for part in times.batches(number, data)))
-        take_steps(self.step.take, ((*inputs, rate) for inputs, rate in zip(fed, rates[done:], strict=True)), on_step, taken)
+        steps = ((*inputs, rate) for inputs, rate in zip(fed, rates[done:], strict=True))
+        results = take_steps(self.step.take, steps, on_step, taken, rates)
         distributed.share_buffers(self.network)
-        return epoch_results(taken, rates)
+        return results
 
 
 class LaneRuns:
@@ -74,9 +75,10 @@ class LaneRuns:
         batches = (torch.stack(parts, dim=1)[len(taken) :] for parts in zip(*each, strict=True))  # [S, L, B, ...]
         rates = [times.rates(number) for times in self.timetables]
         on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
-        take_steps(self.take, zip(*batches, on_device[len(taken) :], strict=True), on_step, taken)
+        steps = zip(*batches, on_device[len(taken) :], strict=True)
+        results = take_steps(self.take, steps, on_step, taken, *rates)
         self.lanes.write_back()
-        return epoch_results(taken, *rates)
+        return results
 
     def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run: as `Step.take`, with each run's own images [L, B], offsets, flips and rate."""
@@ -88,7 +90,7 @@ Trainable = Run | LaneRuns
 
 
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
-    """The network that a run asks for, for images of shape (channels, height, width), initialized from the run's seed."""
+    """The network of a run on images of shape (channels, height, width), initialized from the run's seed."""
     common = {name: getattr(config, name) for name in ("depth", "width", "recipe", "dropout", "ghost_batch")}
     common |= {"classes": classes, "generator": torch.Generator().manual_seed(config.seed)}
     if config.network == "residual-mlp":

@@ -125,7 +125,7 @@ class Step:
         return loss.detach(), *(each.float().mean() for each in right)
 
     def _try(self, *inputs: Tensor) -> None:
-        """Compile, record, and order what processes send: a resumed run adds in the same order. All else is put back."""
+        """Compile, record, and order what processes send: a resumed run adds in the same order. All else is undone."""
         self.tried = True
         with unchanged(self._tensors):
             try:

@@ -77,7 +77,8 @@ def train_lanes(
     configs = [config.replace(device=device.type) for config in configs]
     first, lanes, one, path = configs[0], len(configs), len(configs) == 1, None
     if lanes > 1 and distributed.joined():
-        raise ValueError("lanes are many runs on one device, torchrun's processes one run on many: train each config by itself")
+        reason = "lanes are many runs on one device, torchrun's processes one run on many"
+        raise ValueError(f"{reason}: train each config by itself")
     if checkpoint_folder is not None:
         path = checkpoints.path_of(checkpoint_folder, [config.key for config in configs])
         if distributed.is_first():
@@ -88,10 +89,11 @@ def train_lanes(
         settings = {"size": first.image_size, "skip": first.bad_images == "skip", "augment": first.augment}
         load = partial(datasets.load_folder, **settings, workers=workers)
     options = default_options(device) if options is None else options
-    size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}, on {device.type}"
+    what = "the run does" if one else f"{lanes} runs as lanes do"
+    size = f"{first.network} of depth {first.depth} and width {first.width}, batch_size {first.batch_size}"
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),  # by itself it would start every GPU
-        named_if_too_large(f"{'the run does' if one else f'{lanes} runs as lanes do'} not fit in memory: {size}"),
+        named_if_too_large(f"{what} not fit in memory: {size}, on {device.type}"),
         arithmetic(device, options.tf32, options.deterministic),
     ):
         torch.default_generator.manual_seed(first.seed)  # for dropout; torch.manual_seed would start every GPU
