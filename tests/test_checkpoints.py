@@ -16,9 +16,10 @@ from shallowpaths import data
 from shallowpaths.training import checkpoints
 from shallowpaths.training.checkpoints import Position
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.epochs import Timetable
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.record import RunRecord
-from shallowpaths.training.runs import Run, timetable
+from shallowpaths.training.runs import Run
 from shallowpaths.training.steps import Step
 from shallowpaths.training.train import train, train_lanes
 
@@ -216,12 +217,12 @@ def started(config):
 def saved(tmp_path):
     """A folder with the checkpoint of RUN after two steps of its second epoch, as `train` would have left it."""
     path = path_of(tmp_path, [RUN])
-    checkpoints.save(path, [RUN.to_dict()], started(RUN), Position([RESULT], 1, 3.5, TAKEN))
+    checkpoints.save(path, started(RUN), Position([RESULT], 1, 3.5, TAKEN))
     return path
 
 
 def resume(path, config=RUN):
-    return checkpoints.restore(path, [config.to_dict()], started(config))
+    return checkpoints.restore(path, started(config))
 
 
 def test_a_checkpoint_says_how_far_the_run_was(saved):
@@ -302,12 +303,12 @@ def test_a_checkpoint_with_any_byte_flipped_is_refused_or_the_same(saved):
     """torch itself reads a flipped weight as if nothing were wrong; the check sums of the archive's parts find it."""
     whole, places = saved.read_bytes(), random.Random(0)
     expected, refused = started(RUN), 0
-    checkpoints.restore(saved, [RUN.to_dict()], expected)
+    checkpoints.restore(saved, expected)
     for place in places.sample(range(len(whole)), 60):
         saved.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
         found = started(RUN)
         try:
-            checkpoints.restore(saved, [RUN.to_dict()], found)
+            checkpoints.restore(saved, found)
         except ValueError:
             refused += 1
             continue
@@ -352,7 +353,7 @@ def test_what_interrupts_a_save_is_not_taken_for_a_full_disk(tmp_path):
     config = RUN.replace(depth=40, width=200)
     path, runs, position = tmp_path / "a.checkpoint", started(config), Position([RESULT])
     begun = time.perf_counter()
-    checkpoints.save(path, [config.to_dict()], runs, position)
+    checkpoints.save(path, runs, position)
     whole = time.perf_counter() - begun
     before = path.read_bytes()
 
@@ -364,9 +365,7 @@ def test_what_interrupts_a_save_is_not_taken_for_a_full_disk(tmp_path):
         for part in range(1, 16):
             try:
                 signal.setitimer(signal.ITIMER_REAL, whole * part / 20)
-                checkpoints.save(
-                    path, [config.to_dict()], runs, position
-                )  # an OSError here would end in a warning, and go on
+                checkpoints.save(path, runs, position)  # an OSError here would end in a warning, and go on
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except Killed:
                 interrupted += 1
@@ -383,5 +382,5 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=1000)
     assert saves == []
     train(RUN, progress=False, checkpoint_folder=tmp_path, checkpoint_every=0)
-    times = timetable(RUN, 1293)
+    times = Timetable(RUN, 1293)
     assert saves == [(epoch, step + 1) for epoch in range(4) for step in range(len(times.rates(epoch)))]

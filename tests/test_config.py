@@ -6,8 +6,8 @@ import pytest
 
 from shallowpaths.theory.depth import blocks_of
 from shallowpaths.training.config import RunConfig
+from shallowpaths.training.epochs import Timetable
 from shallowpaths.training.record import RunRecord
-from shallowpaths.training.runs import timetable
 
 
 @pytest.mark.parametrize(("depth", "blocks"), [(10, 3), (16, 6), (100, 48), (1000, 498)])
@@ -120,7 +120,7 @@ def test_the_budget_is_given_in_epochs_or_in_steps():
 def test_steps_and_epochs_of_a_budget_by_hand(budget, steps, epochs):
     """100 images in batches of 64: steps end at images 64, 128, 192, 256, ..., epochs at 100, 200, 300, ..."""
     config = RunConfig(batch_size=64, **budget)
-    assert (config.total_steps(100), timetable(config, 100).epochs) == (steps, epochs)
+    assert (config.total_steps(100), Timetable(config, 100).epochs) == (steps, epochs)
 
 
 def test_key_tells_configs_apart_and_nothing_else():

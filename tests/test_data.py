@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import pickle
 
@@ -8,7 +9,8 @@ from sklearn.datasets import load_digits
 
 from shallowpaths import data
 from shallowpaths._torchvision import import_torchvision
-from shallowpaths.data import PaddedPixels, draw_augmentation, sources
+from shallowpaths.data import sources
+from shallowpaths.data.whole import cropper
 
 
 def test_digits_are_scikit_learns_each_once():
@@ -42,21 +44,10 @@ def test_held_out_images_leave_the_training_split_and_nothing_else_changes():
         assert labels[image.numpy().tobytes()] == int(label)
 
 
-@pytest.mark.parametrize("fraction", [math.nan, math.inf, -0.1, 1, "half"])
-def test_a_fraction_that_is_none_is_refused(fraction):
-    with pytest.raises(ValueError, match="at least 0 and below 1"):
-        data.load("digits").hold_out(fraction)
-
-
-def test_a_second_split_would_lose_the_first():
-    with pytest.raises(ValueError, match="already"):
-        data.load("digits").hold_out(0.2).hold_out(0.2)
-
-
-@pytest.mark.parametrize("fraction", [1e-6, 0.99999])
-def test_an_empty_split_is_refused(fraction):
-    with pytest.raises(ValueError, match="to validate on"):
-        data.load("digits").hold_out(fraction)
+def draw_augmentation(count, padding, flips, generator):
+    some = dataclasses.replace(data.load("digits"), padding=padding, flips=flips)
+    _, offsets, mirrored = some.draw(torch.arange(count)[None], generator)
+    return offsets[0], mirrored[0]
 
 
 def crop_and_flip(images, padding, offsets, flips):
@@ -78,15 +69,10 @@ def test_the_one_gather_equals_torchvisions_pad_crop_and_flip(channels, height, 
     index = torch.randint(0, 60, (500,), generator=generator)
     offsets, flips = draw_augmentation(500, padding, flips=True, generator=generator)
     mean, std = 255 * torch.rand(2, channels, 1, 1, generator=generator)
-    pixels, expected = PaddedPixels(images, padding, mean, std), crop_and_flip(images[index], padding, offsets, flips)
-    standardized = pixels.standardized(index, offsets, flips)
+    standardized = cropper(images, padding, mean, std)(index, offsets, flips)
+    expected = crop_and_flip(images[index], padding, offsets, flips)
     assert torch.equal(standardized, (expected.float() - mean) / std)
     assert standardized.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_images_of_many_channels_have_no_padded_pixels():
-    with pytest.raises(ValueError, match="5 channels"):
-        PaddedPixels(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), 1, *torch.ones(2, 5, 1, 1))
 
 
 def test_standardizing_leaves_the_images_alone_in_any_layout():
@@ -118,8 +104,8 @@ def test_offsets_and_flips_are_uniform_and_independent_per_image():
 def test_images_in_one_batch_are_cropped_differently():
     image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).expand(200, 1, 8, 8)
     offsets, flips = draw_augmentation(200, 1, flips=False, generator=torch.Generator().manual_seed(0))
-    pixels = PaddedPixels(image, 1, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
-    assert len({i.numpy().tobytes() for i in pixels.standardized(torch.arange(200), offsets, flips)}) == 9
+    cropped = cropper(image, 1, torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    assert len({i.numpy().tobytes() for i in cropped(torch.arange(200), offsets, flips)}) == 9
     assert not flips.any()
 
 

@@ -9,7 +9,7 @@ from shallowpaths.networks import ResidualMLP
 from shallowpaths.training import epochs
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import Timetable
-from shallowpaths.training.runs import Run, timetable
+from shallowpaths.training.runs import Run
 
 
 def test_the_papers_schedule_over_200_epochs_by_hand():
@@ -30,10 +30,10 @@ def test_short_schedules_never_rise(steps):
 
 def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
     """100 images in batches of 20 are 5 steps an epoch; of 30 steps the first 10 warm up, and the second half halves."""
-    times = timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
+    times = Timetable(RunConfig(batch_size=20, epochs=6, warmup_epochs=2, learning_rate=1.0), 100)
     rates = [rate for epoch in range(6) for rate in times.rates(epoch)]
     assert rates[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    plain = timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
+    plain = Timetable(RunConfig(batch_size=20, epochs=6, learning_rate=1.0), 100)
     assert rates[10:] == [rate for epoch in range(6) for rate in plain.rates(epoch)][10:]
     assert epochs.learning_rate_factor("constant", 2, 30, warmup=4) == 0.75
 
@@ -41,7 +41,7 @@ def test_the_rate_warms_up_in_equal_steps_to_the_schedules():
 @pytest.mark.parametrize(("images", "batch_size"), [(100, 10), (100, 7), (100, 64), (101, 101), (7, 2)])
 def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_size):
     count = 6
-    times = Timetable(images, batch_size, count * images // batch_size, 0.1, "paper", seed=3)
+    times = Timetable(RunConfig(batch_size=batch_size, steps=count * images // batch_size, seed=3), images)
     orders = [times.order(epoch) for epoch in range(count)]
     assert all(order.shape[1] == batch_size for order in orders)
     stream = torch.cat(orders).flatten()
@@ -52,7 +52,7 @@ def test_every_image_comes_once_an_epoch_and_no_batch_is_short(images, batch_siz
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    times = [Timetable(50, 10, 10, 0.1, "paper", seed) for seed in (0, 1)]
+    times = [Timetable(RunConfig(batch_size=10, steps=10, seed=seed), 50) for seed in (0, 1)]
     orders = [t.order(epoch).flatten().tolist() for t in times for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
@@ -69,7 +69,7 @@ def test_one_epoch_equals_heavy_ball_sgd_written_out_by_hand(l2_on_scalars, alph
     (result,) = Run(config, digits, ours).epoch(0)
     velocity = [torch.zeros_like(p) for p in theirs.parameters()]
     losses = []
-    for index in Timetable(1437, 400, 17, 0.1, "paper", seed=0).order(0):
+    for index in Timetable(config, 1437).order(0):
         logits = theirs(digits.standardize(digits.train_images[index]))
         chosen = logits.log_softmax(1)[torch.arange(400), digits.train_labels[index]]
         losses.append(-chosen.mean())
@@ -108,9 +108,11 @@ def test_the_first_loss_that_is_not_finite_is_found():
 def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
     losses = torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, math.inf], [math.nan, math.inf], [7.0, 8.0]])
     taken = [(losses[0], losses[0] / 10)]
-    epochs.take_steps(lambda loss: (loss, loss / 10), [(loss,) for loss in losses[1:]], lambda: None, taken)
+    rates = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0]
+    steps = [(loss,) for loss in losses[1:]]
+    assert epochs.take_steps(lambda loss: (loss, loss / 10), steps, lambda: None, taken, *rates)[0].first_bad_step == 3
     assert len(taken) == 4
-    first, second = epochs.epoch_results(taken[:3], [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 4.0, 8.0])
+    first, second = epochs.take_steps(lambda loss: loss, [], lambda: None, taken[:3], *rates)
     assert (first.loss, first.first_bad_step, first.learning_rate) == (3.0, None, 0.3)
     assert first.accuracy == pytest.approx(0.3)
     assert (second.first_bad_step, second.learning_rate) == (1, 4.0)
@@ -120,7 +122,7 @@ def test_steps_go_on_behind_those_that_were_taken_and_until_no_run_is_finite():
 def test_an_epochs_rates_are_the_schedules_over_all_steps(budget):
     config = RunConfig(batch_size=100, learning_rate=0.3, **budget)
     steps = config.total_steps(1437)
-    times = timetable(config, 1437)
+    times = Timetable(config, 1437)
     found = [rate for epoch in range(times.epochs) for rate in times.rates(epoch)]
     assert found == [0.3 * epochs.learning_rate_factor("paper", step, steps) for step in range(steps)]
 
@@ -132,5 +134,5 @@ def test_evaluation_equals_torchs_own_over_one_batch():
     network.eval()
     with torch.no_grad():
         logits = network(digits.standardize(digits.train_images))
-    assert found["loss"] == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
-    assert found["accuracy"] == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())
+    assert found["train_loss"] == pytest.approx(nn.CrossEntropyLoss()(logits, digits.train_labels).item(), rel=1e-5)
+    assert found["train_accuracy"] == pytest.approx((logits.argmax(1) == digits.train_labels).double().mean().item())

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from shallowpaths.training.config import RunConfig
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.runs import build, in_lanes
-from shallowpaths.training.steps import StepOptions
+from shallowpaths.training.steps import StepOptions, make_optimizer
 from shallowpaths.training.train import train, train_lanes
-from shallowpaths.training.updates import make_optimizer
 
 CONNECTED = RunConfig(network="residual-mlp", depth=8, width=16, l2=0.01, device="cpu")
 CONVOLUTIONAL = RunConfig(depth=10, l2=0.01, device="cpu")

@@ -230,7 +230,7 @@ def test_steps_to_a_loss_by_hand():
 def test_a_point_of_the_curve_stands_in_the_middle_of_its_epochs_steps(budget):
     """Five steps an epoch and a bit; the last epoch of a budget of steps is shorter."""
     run = with_curve([3.0, 2.0, 1.0], batch_size=30, images=167, **budget)
-    times = Timetable(167, 30, run.config.total_steps(167), 0.05, "paper", 0)
+    times = Timetable(run.config, 167)
     for epoch in (1, 2):
         middle = (times.steps_before(epoch) + times.steps_before(epoch + 1)) / 2
         assert steps_to_loss(run, 3.0 - epoch) == pytest.approx(middle)

@@ -93,7 +93,7 @@ def test_the_test_set_is_not_touched_before_the_last_epoch_is_over(monkeypatch, 
 
     digits = data.load("digits")
     watched = {name: getattr(digits, name).as_subclass(Noted) for name in ("test_images", "test_labels")}
-    monkeypatch.setattr(data, "load", lambda *_: dataclasses.replace(digits, **watched))
+    monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(digits, **watched))
     looked = noting(lambda network, split, part, *_: "evaluated" if part == "test" else "validated", evaluate)  # noqa: ARG005
     monkeypatch.setattr(train_module, "evaluate", looked)
     for runs in (Run, LaneRuns):

@@ -8,7 +8,7 @@ from shallowpaths.measure import gradient_noise, hessian_eigenvalues
 from shallowpaths.training import checkpoints
 from shallowpaths.training import train as training
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.curvature import KEPT, TOLERANCE, curvature
+from shallowpaths.training.epochs import KEPT, TOLERANCE, curvature
 from shallowpaths.training.runs import build, in_lanes
 from shallowpaths.training.train import train, train_lanes
 

@@ -1,7 +1,6 @@
-"""Images that stream from a disk: torchvision's ImageFolder layout, which is ImageNet's.
+"""Images that stream from a disk, in torchvision's ImageFolder layout: FOLDER/train/CLASS/IMAGE, and the same in val.
 
-FOLDER/train/CLASS/IMAGE and FOLDER/val/CLASS/IMAGE. Worker processes decode, crop and flip while the device computes; what
-an image becomes follows from the seed that it was drawn with, so that their number changes nothing.
+Worker processes decode, crop and flip. What an image becomes follows from its seed: their number changes nothing.
 """
 
 import dataclasses
@@ -26,8 +25,8 @@ from shallowpaths.data.sources import FOLDER_VARIABLE
 from shallowpaths.data.whole import SPLIT_SEED, Batch, Dataset, mean_and_std
 
 log = logging.getLogger(__name__)
-COLOURS = ("RGB", "L", "1", "P", "CMYK", "YCbCr")  # kinds of image that become RGB; a transparent or 16-bit one would lose what it says
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises for a damaged file
+COLOURS = ("RGB", "L", "1", "P", "CMYK", "YCbCr")  # kinds of image that become RGB and lose nothing that they say
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what PIL raises
 SAMPLE = 1000  # images from which mean and standard deviation are taken
 RESIZE = 256 / 224  # of the shorter side, over the square that evaluation cuts from the middle
 
@@ -36,22 +35,16 @@ RESIZE = 256 / 224  # of the shorter side, over the square that evaluation cuts 
 class FolderDataset(Dataset):
     """A Dataset whose images stay on the disk: `train_images` and the like are their paths below `folder`, bytes [N].
 
-    In training an image is cropped to a random part of 8 % to 100 % of it, resized and mirrored (torchvision's
-    RandomResizedCrop and RandomHorizontalFlip); in evaluation it is resized to 256/224 of the size, and the middle cut out.
-
-    Attributes:
-        size: H = W of the images that a network sees.
-        skip: whether what cannot be read is left out, and in training the folder's next good image stands in for it; else
-            it ends the run, with a ValueError.
-        augment: as in RunConfig.
-        workers: processes that decode; 0 decodes in this one.
+    In training an image goes through torchvision's RandomResizedCrop and RandomHorizontalFlip; in evaluation it is
+    resized to 256/224 of the size, and the middle cut out. What cannot be read is a ValueError; with `skip` it is left
+    out, and in training the folder's next good image stands in for it.
     """
 
     folder: Path
-    size: int
+    size: int  # H = W of the images that a network sees
     skip: bool
     augment: bool
-    workers: int
+    workers: int  # processes that decode; 0 decodes in this one
     evaluation_batch: ClassVar[int] = 200
 
     @property
@@ -82,61 +75,50 @@ class FolderDataset(Dataset):
         count = len(getattr(self, f"{part}_images"))
         starts = range(first * size, count, every * size)
         keys = ([(index, None) for index in range(start, min(start + size, count))] for start in starts)
-        for images, labels in self._batches(part, keys):
-            yield self.standardize(images), labels
+        return ((self.standardize(images), labels) for images, labels in self._batches(part, keys))
 
     def _batches(self, part: str, keys: Iterable[list[tuple[int, int | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
         """A batch for each list of (index, seed)."""
-        names, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-        images = _Images(self.folder, names, labels.cpu(), self.size, self.augment)
-        more = {"batch_sampler": keys, "num_workers": self.workers, "pin_memory": self.device.type == "cuda"}
+        more = {"sampler": keys, "num_workers": self.workers, "pin_memory": self.device.type == "cuda"}
         own = torch.Generator()  # else the loader would draw from torch's, and what dropout draws would depend on it
-        for pixels, classes, bad in DataLoader(images, collate_fn=_together, generator=own, **more):
+        for pixels, labels, bad in DataLoader(_Images(self, part), batch_size=None, generator=own, **more):
             for message in bad:
-                _refused_or_skipped(message, self.skip)
-            if len(classes):
-                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in (pixels, classes))
+                _refuse_or_skip(message, self.skip)
+            if len(labels):
+                yield tuple(tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
 
 
 class _Images(torch.utils.data.Dataset):
-    """What a worker does: decode the image that a key (index, seed) names, and transform it."""
+    """What a worker does: decode the images that keys (index, seed) name, and transform them."""
 
-    def __init__(self, folder: Path, names: np.ndarray, labels: Tensor, size: int, augment: bool):
-        self.folder, self.names, self.labels = folder, names, labels
-        self.plain, self.random = _transform(size, False), _transform(size, augment)
+    def __init__(self, data: FolderDataset, part: str):
+        self.folder, self.names = data.folder, getattr(data, f"{part}_images")
+        self.labels = getattr(data, f"{part}_labels").cpu()
+        v2 = import_torchvision("transforms.v2")  # seconds, so only where it is used
+        plain = v2.Resize(round(data.size * RESIZE)), v2.CenterCrop(data.size)
+        random = (v2.RandomResizedCrop(data.size), v2.RandomHorizontalFlip()) if data.augment else plain
+        self.plain, self.random = (v2.Compose([*steps, v2.PILToTensor()]) for steps in (plain, random))
 
-    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor | None, int, list[str]]:
-        """uint8 [C, H, W], its label, and what is wrong with files on the way: in training the next good one is taken."""
-        (index, seed), bad = key, []
-        count = len(self.names)
-        for place in [index] if seed is None else itertools.chain(range(index, count), range(index)):
-            try:
-                image = _read(self.folder / os.fsdecode(self.names[place]))
-            except ValueError as error:
-                bad.append(str(error))
-                continue
-            with torch.random.fork_rng([]):
-                torch.default_generator.manual_seed(seed or 0)
-                pixels = (self.plain if seed is None else self.random)(image)
-            return pixels, int(self.labels[place]), bad
-        return None, 0, bad
-
-
-def _together(items: list[tuple[Tensor | None, int, list[str]]]) -> tuple[Tensor, Tensor, list[str]]:
-    good = [(image, label) for image, label, _ in items if image is not None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return images, torch.tensor([label for _, label in good]), [message for *_, bad in items for message in bad]
-
-
-def _transform(size: int, augment: bool) -> Callable[[Image.Image], Tensor]:
-    v2 = import_torchvision("transforms.v2")  # seconds, so only where it is used
-    if augment:
-        return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor()])
-    return v2.Compose([v2.Resize(round(size * RESIZE)), v2.CenterCrop(size), v2.PILToTensor()])
+    def __getitem__(self, keys: list[tuple[int, int | None]]) -> tuple[Tensor, Tensor, list[str]]:
+        """uint8 [B, C, H, W], labels [B], and what is wrong with files; in training the next good one is taken."""
+        images, labels, bad = [], [], []
+        for index, seed in keys:
+            for place in [index] if seed is None else itertools.chain(range(index, len(self.names)), range(index)):
+                try:
+                    image = _read(self.folder / os.fsdecode(self.names[place]))
+                except ValueError as error:
+                    bad.append(str(error))
+                    continue
+                with torch.random.fork_rng([]):
+                    torch.default_generator.manual_seed(seed or 0)
+                    images.append((self.plain if seed is None else self.random)(image))
+                labels.append(int(self.labels[place]))
+                break
+        return torch.stack(images) if images else torch.empty(0), torch.tensor(labels), bad
 
 
 def _read(path: Path) -> Image.Image:
-    """The image in RGB; a ValueError names a file that is damaged, may not be read, or holds something else than colours."""
+    """The image in RGB. ValueError: the file is damaged, may not be read, or holds something else than colours."""
     try:
         with Image.open(path) as image:
             if image.mode in COLOURS:
@@ -148,41 +130,26 @@ def _read(path: Path) -> Image.Image:
 
 
 @functools.cache
-def _skipped(message: str) -> None:
-    """Once a process."""
+def _refuse_or_skip(message: str, skip: bool) -> None:
+    """A ValueError, or a warning once a process."""
+    if not skip:
+        raise ValueError(f'{message}. Repair or remove it, or skip what is bad: bad_images = "skip"')
     log.warning("skipped: %s", message)
 
 
-def _refused_or_skipped(message: str, skip: bool) -> None:
-    if not skip:
-        raise ValueError(f'{message}. Repair or remove it, or skip what is bad: bad_images = "skip"')
-    _skipped(message)
-
-
 def load_folder(
-    folder: str | os.PathLike | None,
-    device: torch.device | str = "cpu",
-    size: int = 224,
-    skip: bool = False,
-    augment: bool = True,
-    workers: int = 0,
-) -> FolderDataset:
+    folder: str | os.PathLike | None, device: torch.device | str = "cpu", size: int = 224, skip: bool = False,
+    augment: bool = True, workers: int = 0,
+) -> FolderDataset:  # fmt: skip
     """The images below `folder`, in the subfolders train and val, which hold a folder for each class.
 
-    Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256 of
-    all files' names and sizes.
-
-    Args:
-        folder: by default the environment variable SHALLOWPATHS_DATA.
-        size, skip, augment, workers: see FolderDataset.
-
-    Raises:
-        ValueError: no such folder; classes that differ between train and val; and, unless `skip`, a class without images or
-            an image that cannot be read; each is named.
+    Mean and standard deviation are those of up to SAMPLE training images, always the same ones. The checksum is SHA-256
+    of all files' names and sizes. `folder` is by default the environment variable SHALLOWPATHS_DATA.
+    ValueError: no such folder; classes that differ between train and val; unless `skip`, what cannot be read.
     """
     where = folder or os.environ.get(FOLDER_VARIABLE)
     if not where:
-        raise ValueError(f'data "imagefolder" needs a folder with train and val: name it with --data-folder or {FOLDER_VARIABLE}')
+        raise ValueError(f'data "imagefolder" needs a folder with train and val: --data-folder, or {FOLDER_VARIABLE}')
     root = Path(where).expanduser().resolve()
     (classes, *train), (others, *test) = (_listed(root, part, skip) for part in ("train", "val"))
     if classes != others:
@@ -190,13 +157,18 @@ def load_folder(
         raise ValueError(f"the classes in {root / 'train'} and {root / 'val'} differ: {differ}")
     digest = hashlib.sha256()
     for name in itertools.chain(train[0].tolist(), test[0].tolist()):
-        digest.update(name + f" {_file_size(root / os.fsdecode(name))}\n".encode())
+        path = root / os.fsdecode(name)
+        digest.update(name + f" {path.stat().st_size if path.exists() else -1}\n".encode())
     nothing, as_it_is = (train[0][:0], train[1][:0]), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
-    settings = {"folder": root, "size": size, "skip": skip, "augment": augment, "workers": workers}
-    data = FolderDataset(
-        "imagefolder", *train, *test, *nothing, *as_it_is, len(classes), 0, True, digest.hexdigest(), **settings
-    )
-    return _with_statistics(data).to(device)
+    known = len(classes), 0, True, digest.hexdigest(), root, size, skip, augment, workers
+    data = FolderDataset("imagefolder", *train, *test, *nothing, *as_it_is, *known)
+    chosen = torch.randperm(len(train[0]), generator=torch.Generator().manual_seed(SPLIT_SEED))[:SAMPLE]
+    sample = dataclasses.replace(data, train_images=train[0][chosen], train_labels=train[1][chosen])
+    pixels = [images.byte() for images, _ in sample.plain("train", sample.evaluation_batch)]
+    if not pixels:
+        raise ValueError(f"none of {len(chosen)} images for training in {root} can be read")
+    mean, std = mean_and_std(torch.cat(pixels))
+    return dataclasses.replace(data, mean=mean, std=std).to(device)
 
 
 def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, Tensor]:
@@ -205,31 +177,10 @@ def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, T
     try:
         found = import_torchvision("datasets").ImageFolder(folder, allow_empty=True)
     except OSError as error:
-        raise ValueError(f"{folder} is no folder of images in a folder for each class: {error.strerror or error}") from error
+        raise ValueError(f"{folder} is no folder of a folder for each class: {error.strerror or error}") from error
     names = [os.fsencode(Path(path).relative_to(root)) for path, _ in found.samples]
-    labels = torch.tensor([label for _, label in found.samples], dtype=torch.int64)
-    for name, count in zip(found.classes, labels.bincount(minlength=len(found.classes)).tolist(), strict=True):
-        if count == 0:
-            _refused_or_skipped(f"the class {folder / name} has no image, or may not be read", skip)
+    for name in sorted({*found.classes} - {found.classes[label] for label in found.targets}):
+        _refuse_or_skip(f"the class {folder / name} has no image, or may not be read", skip)
     if not names:
         raise ValueError(f"{folder} has no image")
-    return found.classes, np.array(names), labels
-
-
-def _file_size(path: Path) -> int:
-    """In bytes; -1 where the file is not to be found."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _with_statistics(data: FolderDataset) -> FolderDataset:
-    count = len(data.train_images)
-    some = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))[:SAMPLE]
-    sample = dataclasses.replace(data, train_images=data.train_images[some], train_labels=data.train_labels[some])
-    pixels = [images.byte() for images, _ in sample.plain("train", sample.evaluation_batch)]
-    if not pixels:
-        raise ValueError(f"none of {len(some)} images for training in {data.folder} can be read")
-    mean, std = mean_and_std(torch.cat(pixels))
-    return dataclasses.replace(data, mean=mean, std=std)
+    return found.classes, np.array(names), torch.tensor(found.targets, dtype=torch.int64)

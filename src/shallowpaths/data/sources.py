@@ -1,7 +1,7 @@
 """Where whole data sets come from.
 
-"digits" ships with scikit-learn and needs no download. "cifar10" is read from torchvision's files, which are
-downloaded once if they are not there. "cifar10-16x16" is CIFAR-10 at half its size, for processors: a fourth of the work.
+"digits" ships with scikit-learn; "cifar10" is torchvision's, downloaded once if it is not there; "cifar10-16x16" is
+CIFAR-10 at half its size, for processors: a fourth of the work.
 """
 
 import functools
@@ -20,37 +20,24 @@ from shallowpaths.theory.checks import one_of
 
 FOLDER_VARIABLE = "SHALLOWPATHS_DATA"
 IMAGE_SHAPES = {"digits": (1, 8, 8), "cifar10": (3, 32, 32), "cifar10-16x16": (3, 16, 16)}
-DIGITS_TEST = 360  # of 1797 images
 
 
 def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLike | None = None) -> Dataset:
     """The data set called `name` ("digits", "cifar10" or "cifar10-16x16"), whole, on `device`.
 
-    Args:
-        folder: where CIFAR-10's files are or shall be; by default the environment variable SHALLOWPATHS_DATA, else
-            ~/.cache/shallowpaths. The digits need no folder.
-
-    Raises:
-        ValueError: for an unknown name, or CIFAR-10 files that are damaged, or missing and not to be downloaded; it
-            names the folder.
+    CIFAR-10's files are or shall be in `folder`, by default the environment variable SHALLOWPATHS_DATA, else
+    ~/.cache/shallowpaths. ValueError: an unknown name, or files that are damaged, or missing and not to be downloaded.
     """
     one_of("data", name, IMAGE_SHAPES)
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
-    try:
-        cifar = _cifar10(Path(where).expanduser().resolve())
-        return (cifar if name == "cifar10" else _halved(cifar)).to(device)
-    except RuntimeError as error:
-        if "home directory" not in str(error):
-            raise
-        raise ValueError(f"the data folder {where} cannot be found: {error}") from error
-    except OSError as error:
-        raise ValueError(f"CIFAR-10 in {where} cannot be read: {error.strerror}: {error.filename}") from error
+    cifar = _cifar10(Path(where).expanduser().resolve())
+    return (cifar if name == "cifar10" else _halved(cifar)).to(device)
 
 
 def noise(name: str, count: int, shape: tuple[int, int, int] | None = None) -> Dataset:
-    """Random images for training, of a shape or in that of the data set called `name`: to measure what a step on it costs."""
+    """Random images for training, of a shape or in that of the data set called `name`: to measure what steps cost."""
     shape = shape or IMAGE_SHAPES[name]
     images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % 10
@@ -65,23 +52,26 @@ def _digits() -> Dataset:
     images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    test, train = order[:DIGITS_TEST], order[DIGITS_TEST:]
+    test, train = order[:360], order[360:]  # of 1797 images
     return _dataset("digits", images[train], labels[train], images[test], labels[test], padding=1, flips=False)
 
 
 @functools.cache
 def _cifar10(folder: Path) -> Dataset:
     datasets = import_torchvision("datasets")
-    _check_files(folder, datasets)
-    parts = []
+    cifar, parts = datasets.CIFAR10, []
+    files = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
+    paths = {folder / cifar.base_folder / name: md5 for name, md5 in files}
+    for path, md5 in paths.items():
+        if path.exists() and not datasets.utils.check_integrity(path, md5):
+            raise ValueError(f"CIFAR-10 file {path} is damaged: its MD5 is not {md5}. Delete it, to download it again")
     for train in (True, False):
         try:
-            part = datasets.CIFAR10(folder, train=train, download=not _files_are_there(folder, datasets))
+            part = cifar(folder, train=train, download=not all(path.exists() for path in paths))
         except (OSError, RuntimeError) as error:  # torchvision raises either when a download fails
-            raise ValueError(
-                f"CIFAR-10 is not in {folder} and could not be downloaded ({error}). Put torchvision's folder "
-                f"cifar-10-batches-py there, or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
-            ) from error
+            missing = f"CIFAR-10 is not in {folder} and could not be downloaded ({error})"
+            advice = f"or name the folder that has it with --data-folder or {FOLDER_VARIABLE}"
+            raise ValueError(f"{missing}. Put torchvision's cifar-10-batches-py there, {advice}") from error
         parts += [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)]
     return _dataset("cifar10", *parts, padding=4, flips=True)
 
@@ -89,37 +79,14 @@ def _cifar10(folder: Path) -> Dataset:
 @functools.lru_cache(maxsize=1)
 def _halved(data: Dataset) -> Dataset:
     """Each block of 2 x 2 pixels averaged, to the nearest whole number, halves up."""
-    train, test = (
-        F.avg_pool2d(images.float(), 2).add_(0.5).floor_().byte() for images in (data.train_images, data.test_images)
-    )
+    train, test = (F.avg_pool2d(x.float(), 2).add_(0.5).floor_().byte() for x in (data.train_images, data.test_images))
     parts = train, data.train_labels, test, data.test_labels
     return _dataset(f"{data.name}-16x16", *parts, padding=data.padding // 2, flips=data.flips)
 
 
-def _check_files(folder: Path, datasets) -> None:
-    for file_name, checksum in _files(datasets.CIFAR10):
-        path = folder / datasets.CIFAR10.base_folder / file_name
-        if path.exists() and not datasets.utils.check_integrity(path, checksum):
-            raise ValueError(
-                f"CIFAR-10 file {path} is damaged: its MD5 is not {checksum}. Delete it, and it will be downloaded again"
-            )
-
-
-def _files_are_there(folder: Path, datasets) -> bool:
-    return all((folder / datasets.CIFAR10.base_folder / name).exists() for name, _ in _files(datasets.CIFAR10))
-
-
-def _files(cifar) -> list[tuple[str, str]]:
-    """The data set's files and their MD5."""
-    return [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
-
-
 def _dataset(name: str, *parts: Tensor, padding: int, flips: bool) -> Dataset:
     """A data set from its training images and labels and those for testing, without a validation split as yet."""
-    digest = hashlib.sha256()
-    for tensor in parts:
-        digest.update(tensor.numpy().tobytes())
+    checksum = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in parts)).hexdigest()
     images, labels, *_ = parts
-    mean, std = mean_and_std(images)
     classes = int(labels.max()) + 1
-    return Dataset(name, *parts, images[:0], labels[:0], mean, std, classes, padding, flips, digest.hexdigest())
+    return Dataset(name, *parts, images[:0], labels[:0], *mean_and_std(images), classes, padding, flips, checksum)

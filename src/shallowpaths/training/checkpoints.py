@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,77 +14,53 @@ from typing import Any
 import torch
 
 from shallowpaths.training import distributed
+from shallowpaths.training.epochs import Taken
 from shallowpaths.training.record import versions
 from shallowpaths.training.runs import Trainable
 
 FORMAT = "shallowpaths checkpoint 2"
 UNFINISHED = ".unfinished"
-FIELDS = ("configs", "position", "states", "generators")
+BAD = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError)
 
 
 @dataclass
 class Position:
-    """How far a run has come, or several that are trained together.
+    """How far a run has come, or several that are trained together."""
 
-    Attributes:
-        results: for each run what is known of its record: its outcome, "running" until it has one, and its curve.
-        epoch: the epoch that is under way, from 0.
-        seconds: training time so far.
-        measured: what was measured at the start of this epoch, to go into its point of the curve.
-        taken: of each step that this epoch has taken loss, accuracy and perhaps top-5: one number, or one for each of several runs.
-    """
-
-    results: list[dict[str, Any]]
-    epoch: int = 0
-    seconds: float = 0.0
-    measured: dict[str, float] = field(default_factory=dict)
-    taken: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
-
-
-Configs = list[dict[str, Any]]  # of the runs that are trained together, see RunConfig.to_dict
+    results: list[dict[str, Any]]  # of each one's record what is known; its outcome is "running" until it has one
+    epoch: int = 0  # under way, from 0
+    seconds: float = 0.0  # of training so far
+    measured: dict[str, float] = field(default_factory=dict)  # at the start of this epoch, for its point of the curve
+    taken: Taken = field(default_factory=list)  # what this epoch's steps came to
 
 
 def path_of(folder: str | os.PathLike, keys: Sequence[str]) -> Path:
-    """The file in which the checkpoint of a run lies, or of several that are trained together: no two share one.
-
-    keys: RunConfig.key of each.
-    """
-    name = keys[0]
-    if len(keys) > 1:
-        name = f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[: len(name)]}-lanes"
+    """The file of a run's checkpoint, or of several runs' that are trained together, by their RunConfig.key."""
+    name = keys[0] if len(keys) == 1 else f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:16]}-lanes"
     return Path(folder).expanduser() / f"{name}.checkpoint"
 
 
 def prepare(folder: str | os.PathLike) -> None:
-    """Make the folder, and write to it once, so that a run does not learn after an hour that it cannot be saved.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
+    """Make the folder and write to it once: a ValueError now, and not after an hour, where it cannot be written."""
     folder = Path(folder).expanduser()
-    probe = folder / f"probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"the checkpoint folder {folder} cannot be written: {error.strerror or error}") from error
 
 
-def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> None:
-    """Write a checkpoint. Whenever the process is killed, the file holds either the old or the new one, whole.
-
-    Raises:
-        OSError: the disk is full or cannot be written; the old checkpoint still stands.
-    """
+def save(path: Path, runs: Trainable, position: Position) -> None:
+    """Write a checkpoint. Until it is whole the old one stands. OSError: the disk is full or cannot be written."""
+    taken = [torch.stack(step) for step in position.taken]  # as one tensor, for an epoch may have thousands
+    generators = {"cpu": torch.get_rng_state()}  # for dropout; order and augmentation follow from seed and epoch
+    if runs.device.type != "cpu":
+        generators[runs.device.type] = getattr(torch, runs.device.type).get_rng_state()
+    position = vars(position) | {"taken": torch.stack(taken) if taken else torch.empty(0, 2)}
     content = {
-        "format": FORMAT,
-        "configs": configs,
-        "versions": _versions(),
-        "position": vars(position) | {"taken": _table(position.taken)},
-        "states": runs.states(),
-        "generators": _generators(runs.device.type),
-    }
+        "format": FORMAT, "configs": [times.config.to_dict() for times in runs.timetables], "versions": _versions(),
+        "position": position, "states": runs.states(), "generators": generators,
+    }  # fmt: skip
     unfinished = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         torch.save(content, unfinished)  # by name: torch would make its own error of a Ctrl-C amid Python's writes
@@ -95,7 +72,12 @@ def save(path: Path, configs: Configs, runs: Trainable, position: Position) -> N
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # some systems cannot open a folder, and there a rename lasts anyway
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def discard(path: Path) -> None:
@@ -104,36 +86,26 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def restore(path: Path, configs: Configs, runs: Trainable) -> Position:
-    """Put networks, optimizer and torch's generators where the checkpoint has them, and say how far the runs were.
-
-    Raises:
-        ValueError: the file is no checkpoint, or damaged, or of another config, version or architecture.
-    """
+def restore(path: Path, runs: Trainable) -> Position:
+    """Put runs and torch's generators where the checkpoint has them. ValueError: it is damaged, or not these runs'."""
     content = distributed.from_first(_read(path) if distributed.is_first() else None)
+    configs = [times.config.to_dict() for times in runs.timetables]
     if content["configs"] != configs:
         pairs = zip(configs, content["configs"], strict=False)
         differ = sorted({k for mine, found in pairs for k, v in mine.items() if found.get(k) != v})
         raise ValueError(f"the checkpoint {path} is of another config: {', '.join(differ) or 'other runs'} differ")
     if content["versions"] != _versions():
-        raise ValueError(
-            f"the checkpoint {path} is of another version, {content['versions']}; this is {_versions()}. "
-            "Delete it to start the run afresh, or resume it with the versions that it was made with"
-        )
+        found = f"of another version, {content['versions']}; this is {_versions()}"
+        raise ValueError(f"the checkpoint {path} is {found}. Delete it to start afresh, or resume it with those")
     try:
         runs.load(content["states"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"the checkpoint {path} is of another architecture: {reason}") from error
     for device, state in content["generators"].items():
-        {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}[device].set_rng_state(state)
+        (torch if device == "cpu" else getattr(torch, device)).set_rng_state(state)
     taken = [tuple(step) for step in content["position"]["taken"].to(runs.device)]
     return Position(**content["position"] | {"taken": taken})
-
-
-def _table(taken: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
-    """What steps came to, [S, 2] or [S, 2, L], with top-5 3 instead of 2: as one tensor, for an epoch may have thousands."""
-    return torch.stack([torch.stack(step) for step in taken]) if taken else torch.empty(0, 2)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,36 +113,16 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch writes each part's check sum, and does not look at it
-                raise zipfile.BadZipFile
+                raise ValueError("a part is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        good = content["format"] == FORMAT and content.keys() >= set(FIELDS)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, zipfile.BadZipFile, TypeError):
-        good = False
-    if not good:
-        raise ValueError(
-            f"{path} is no checkpoint of this package and version, or is damaged, or holds code, which a checkpoint never does: "
-            "delete it to start afresh"
-        )
+        if content["format"] != FORMAT:
+            raise ValueError("another format")
+    except BAD as error:
+        reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which none ever does"
+        raise ValueError(f"{path} {reasons}: delete it to start afresh") from error
     return content
-
-
-def _generators(device: str) -> dict[str, torch.Tensor]:
-    """torch's random states, which dropout draws from; order and augmentation follow from seed and epoch."""
-    on_device = {"cuda": torch.cuda, "mps": torch.mps}
-    states = {"cpu": torch.get_rng_state()}
-    return states | {device: on_device[device].get_rng_state()} if device in on_device else states
 
 
 def _versions() -> dict[str, str]:
     """What must be the same for the rest of the run to come out bit for bit."""
-    return {name: str(versions()[name]) for name in ("shallowpaths", "torch")}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last; some systems cannot open a folder, and there it lasts anyway."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return {name: versions()[name] for name in ("shallowpaths", "torch")}

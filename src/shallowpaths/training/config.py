@@ -1,6 +1,7 @@
 """What is asked of a run: RunConfig, validated where it is made. Importing it does not load torch."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,19 +14,19 @@ from shallowpaths.recipes import get_recipe
 from shallowpaths.theory import checks
 from shallowpaths.theory.depth import NETWORKS, blocks_of
 
-DATA = ("digits", "cifar10", "cifar10-16x16", "imagefolder")
-PRECISIONS = ("float32", "bfloat16")
-SCHEDULES = ("paper", "constant")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-BAD_IMAGES = ("refuse", "skip")
 CHOICES = {
-    "network": NETWORKS, "data": DATA, "bad_images": BAD_IMAGES, "schedule": SCHEDULES, "precision": PRECISIONS, "device": DEVICES,
+    "network": NETWORKS, "schedule": ("paper", "constant"), "precision": ("float32", "bfloat16"),
+    "data": ("digits", "cifar10", "cifar10-16x16", "imagefolder"), "bad_images": ("refuse", "skip"),
+    "device": ("auto", "cpu", "cuda", "mps"),
 }  # fmt: skip
-FOLDER_IMAGE_SIZE = 224  # ImageNet's
-DEFAULT_EPOCHS = 5
 FEWEST_BATCHES = 4  # from which the noise of gradients is measured
-FLOAT32_ALMOST_LARGEST = 3e38
-LARGEST = {"depth": 10**5, "width": 10**6, "batch_size": 10**6, "ghost_batch": 10**6, "epochs": 10**6, "steps": 10**9}
+WHOLE = {  # least and largest; one image has no variance
+    "width": (1, 10**6), "batch_size": (1, 10**6), "ghost_batch": (2, 10**6), "epochs": (1, 10**6), "steps": (1, 10**9),
+    "depth": (1, 10**5), "warmup_epochs": (0, 10**6), "curvature_images": (0, None), "image_size": (8, 4096),
+}  # fmt: skip
+LARGEST = 3e38  # of float32's numbers, almost: a GPU takes no rate beyond
+RATE, SIZE, PART = {"above": 0, "below": LARGEST}, {"at_least": 0, "below": LARGEST}, {"at_least": 0, "below": 1}
+REAL = {"learning_rate": RATE, "l2": SIZE, "alpha_rate": SIZE, "momentum": PART, "dropout": PART, "validation": PART}
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class RunConfig:
         network: "wide-resnet", "residual-mlp", or "resnet50-v2" (of depth 50).
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: factor k on a ResNet's channels, or the ResidualMLP's number of units.
-        data: "digits" (8 x 8 grey, ships with scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), or "imagefolder".
-        image_size: pixels that an imagefolder's images are resized and cropped to; 224 if not given. Other data has its own.
+        data: "digits" (8 x 8 grey, of scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), "imagefolder".
+        image_size: pixels that an imagefolder's images are cropped to; 224 if not given. Other data has its own.
         bad_images: "refuse" or "skip" an imagefolder's images that cannot be read as colours, and empty classes.
         epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
         steps: the budget, as optimizer steps, instead of epochs.
@@ -53,7 +54,7 @@ class RunConfig:
         warmup_epochs: epochs at the start over which the rate rises in equal steps to the schedule's.
         dropout: rate before the classifier, for recipes that have dropout.
         augment: random crop and, but for digits, flip.
-        curvature_images: training images on which curvature and gradient noise are measured at the start of each epoch; 0: none.
+        curvature_images: training images whose curvature and gradient noise each epoch begins with; 0: none.
         validation: fraction of the training set held out to choose rates on; 0 trains on everything.
         seed: initialization, order, augmentation and dropout all follow from it.
         precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
@@ -87,47 +88,38 @@ class RunConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        put = functools.partial(object.__setattr__, self)
         for name, value in self.to_dict().items():
             if isinstance(value, np.generic):
-                object.__setattr__(self, name, value.item())  # numpy's numbers are Python's: JSON knows no others
-        object.__setattr__(self, "recipe", get_recipe(self.recipe).name)  # one name, one key
+                put(name, value.item())  # numpy's numbers are Python's: JSON knows no others
+        put("recipe", get_recipe(self.recipe).name)  # one name, one key
         if self.epochs is not None and self.steps is not None:
             raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given: set one of them to None")
         if self.epochs is None and self.steps is None:
-            object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+            put("epochs", 5)
         if self.data == "imagefolder" and self.image_size is None:
-            object.__setattr__(self, "image_size", FOLDER_IMAGE_SIZE)
+            put("image_size", 224)  # ImageNet's
         self._check()
-        for name in ("learning_rate", "l2", "alpha_rate", "momentum", "dropout", "validation"):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
+        for name, bounds in REAL.items():
+            put(name, checks.number(name, getattr(self, name), **bounds) + 0.0)  # 1 is 1.0 and -0.0 is 0.0: one key
+        checks.number("learning_rate * alpha_rate", self.learning_rate * self.alpha_rate, **SIZE)
 
     def _check(self) -> None:
-        """Refuse a bad setting."""
+        """Refuse a bad setting that is no real number."""
         blocks_of(self.depth, self.network)
         for name, allowed in CHOICES.items():
             checks.one_of(name, getattr(self, name), allowed)
-        for name, largest in LARGEST.items():
-            if getattr(self, name) is not None or name not in ("ghost_batch", "epochs", "steps"):
-                least = 2 if name == "ghost_batch" else 1  # one image has no variance
-                checks.whole(name, getattr(self, name), least, largest)
-        if self.data == "imagefolder":
-            checks.whole("image_size", self.image_size, at_least=8, at_most=4096)
-        elif self.image_size is not None:
-            raise ValueError(f"image_size {self.image_size!r}: the data {self.data!r} has its own, give it for imagefolder only")
-        checks.whole("warmup_epochs", self.warmup_epochs, at_least=0, at_most=LARGEST["epochs"])
-        checks.whole("curvature_images", self.curvature_images, at_least=0)
-        if self.curvature_images % self.batch_size or 0 < self.curvature_images < FEWEST_BATCHES * self.batch_size:
-            raise ValueError(
-                f"curvature_images {self.curvature_images} must be 0, or {FEWEST_BATCHES} or more whole batches of {self.batch_size}"
-            )
+        if self.data != "imagefolder" and self.image_size is not None:
+            own = f"the data {self.data!r} has its own, give it for imagefolder only"
+            raise ValueError(f"image_size {self.image_size!r}: {own}")
+        for name, bounds in WHOLE.items():
+            if getattr(self, name) is not None or getattr(type(self), name) is not None:
+                checks.whole(name, getattr(self, name), *bounds)
+        batches, rest = divmod(self.curvature_images, self.batch_size)
+        if rest or 0 < batches < FEWEST_BATCHES:
+            wanted = f"0, or {FEWEST_BATCHES} or more whole batches of {self.batch_size}"
+            raise ValueError(f"curvature_images {self.curvature_images} must be {wanted}")
         checks.seed(self.seed)
-        checks.number("learning_rate", self.learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
-        for name in ("l2", "alpha_rate"):
-            checks.number(name, getattr(self, name), at_least=0, below=FLOAT32_ALMOST_LARGEST)
-        of_alpha = self.learning_rate * self.alpha_rate  # a GPU takes no rate that float32 does not hold
-        checks.number("learning_rate * alpha_rate", of_alpha, at_least=0, below=FLOAT32_ALMOST_LARGEST)
-        for name in ("momentum", "dropout", "validation"):
-            checks.number(name, getattr(self, name), at_least=0, below=1)
         for name in ("l2_on_scalars", "augment"):
             checks.flag(name, getattr(self, name))
 
@@ -136,34 +128,21 @@ class RunConfig:
         return self.steps if self.epochs is None else self.epochs * images // self.batch_size
 
     def split(self, images: int) -> int:
-        """How many of a data set's `images` training images are trained on.
-
-        Raises:
-            ValueError: this run cannot be trained on so many images: nothing is left to train or to validate on, the batch
-                is larger than what is left, or a batch normalization would see one value and no variance.
-        """
+        """How many of `images` training images are trained on; a ValueError says why the run does not fit so many."""
         held = round(self.validation * images)
-        if self.validation > 0 and not 0 < held < images:
-            raise ValueError(
-                f"validation {self.validation}: of {images} training images that leaves {held} to validate on"
-            )
         left = images - held
-        if self.batch_size > left:
-            raise ValueError(
-                f"batch_size {self.batch_size} is larger than the training split, {left} images of {self.data}"
-            )
-        if self.curvature_images > left:
-            raise ValueError(
-                f"curvature_images {self.curvature_images} are more than the training split, {left} images of {self.data}"
-            )
+        if self.validation > 0 and not 0 < held < images:
+            why = f"of {images} training images that leaves {held} to validate on"
+            raise ValueError(f"validation {self.validation}: {why}")
+        for name, verb in (("batch_size", "is larger"), ("curvature_images", "are more")):
+            if (value := getattr(self, name)) > left:
+                raise ValueError(f"{name} {value} {verb} than the training split, {left} images of {self.data}")
         chunk = self.batch_size if self.ghost_batch is None else self.batch_size % self.ghost_batch
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            raise ValueError(
-                f"batch_size {self.batch_size}{ghosts}: recipe {self.recipe!r} has batch normalization, and in this "
-                f"{self.network} the one value that an image gives each unit has no variance: take at least 2 images together"
-            )
+            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network} an image's one value"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said} has no variance: take at least 2 together")
         return left
 
     @property
@@ -181,10 +160,9 @@ class RunConfig:
         """A config whose rate is given as the effective one; every other setting as in RunConfig."""
         if "learning_rate" in settings:
             raise ValueError("give either learning_rate or effective_learning_rate, not both")
-        momentum = settings.get("momentum", cls.momentum)
-        checks.number("momentum", momentum, at_least=0, below=1)
-        checks.number("effective_learning_rate", effective_learning_rate, above=0, below=FLOAT32_ALMOST_LARGEST)
-        return cls(learning_rate=effective_learning_rate * (1 - momentum), **settings)
+        momentum = checks.number("momentum", settings.get("momentum", cls.momentum), **PART)
+        rate = checks.number("effective_learning_rate", effective_learning_rate, **RATE)
+        return cls(learning_rate=rate * (1 - momentum), **settings)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed."""
@@ -197,16 +175,14 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`; a setting that does not exist is an error."""
-        known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
-            checks.one_of("setting", name, known)
+            checks.one_of("setting", name, cls.__dataclass_fields__)
         return cls(**values)
 
     @property
     def key(self) -> str:
         """A short name that two configs share exactly if all their settings agree."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learning_rate")
@@ -215,7 +191,6 @@ SETTINGS = (*(f.name for f in dataclasses.fields(RunConfig)), "effective_learnin
 def only_configs(configs: Iterable[RunConfig]) -> list[RunConfig]:
     """The configs as a list; a TypeError names what is none."""
     listed = list(configs)
-    for config in listed:
-        if not isinstance(config, RunConfig):
-            raise TypeError(f"{config!r} is no RunConfig: give RunConfig(recipe=...), or several in a list")
+    if wrong := [config for config in listed if not isinstance(config, RunConfig)]:
+        raise TypeError(f"{wrong[0]!r} is no RunConfig: give RunConfig(recipe=...), or several in a list")
     return listed

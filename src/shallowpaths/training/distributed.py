@@ -13,39 +13,29 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-LOOK_AGAIN = 0.1  # seconds
-
 T = TypeVar("T")
 
 
 def join() -> None:
-    """Meet the other processes, where torchrun's environment says that there are some. A group that exists is taken as it is.
-
-    Raises:
-        ValueError: a part of torchrun's environment is missing, or is no number.
-    """
+    """Meet the processes that torchrun's environment names, unless a group exists. ValueError: a part of it is bad."""
     if joined() or not {"RANK", "WORLD_SIZE"} & set(os.environ):
         return
     for name in NUMBERS:
         if not os.environ.get(name, "").isdigit():
             found = ", ".join(f"{n}={os.environ.get(n)}" for n in NUMBERS)
-            raise ValueError(f"{name} is no whole number in {found}: torchrun sets all of them, start with it or unset them")
-    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+            advice = "torchrun sets all of them, start with it or unset them"
+            raise ValueError(f"{name} is no whole number in {found}: {advice}")
     store, rank, size = next(dist.rendezvous("env://"))
     store = dist.PrefixStore(_shared_name(store, rank, size), store)
-    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(dist.destroy_process_group)
 
 
 def _shared_name(store: dist.Store, rank: int, size: int) -> str:
-    """A name that only the processes of this start agree on, with the first one.
-
-    After a restart torchrun's store still holds the addresses of the dead, under the names that the living look for.
-    """
+    """A name of this start's processes alone: after a restart torchrun's store still holds the dead's addresses."""
     mine = uuid.uuid4().hex
     if rank == 0:
         store.set("first", mine)
@@ -54,7 +44,7 @@ def _shared_name(store: dist.Store, rank: int, size: int) -> str:
         return mine
     while not store.check([mine]):  # "first" may still be one of the dead, who answers nobody
         store.set(f"{store.get('first').decode()} {rank}", mine)
-        time.sleep(LOOK_AGAIN)
+        time.sleep(0.1)
     return store.get(mine).decode()
 
 
@@ -79,11 +69,7 @@ def is_first() -> bool:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """This process's: of a machine's GPUs the one that LOCAL_RANK counts.
-
-    Raises:
-        ValueError: the machine has fewer GPUs than processes; on MPS processes cannot talk to each other.
-    """
+    """Of a machine's GPUs the one that LOCAL_RANK counts. ValueError: it has too few; MPS, which knows no groups."""
     if not joined() or device.type == "cpu":
         return device
     if device.type != "cuda":
@@ -96,41 +82,23 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def share(batch_size: int) -> slice:
-    """This process's images of each batch: consecutive ones, as many as every other's.
-
-    Raises:
-        ValueError: the processes do not divide the batch.
-    """
-    each, rest = divmod(batch_size, size())
+    """This process's images of each batch, consecutive ones. ValueError: the processes do not divide the batch."""
+    each, rest = divmod(batch_size, n := size())
     if rest:
-        raise ValueError(f"batch_size {batch_size} cannot be shared among {size()} processes: choose a multiple of {size()}")
+        raise ValueError(f"batch_size {batch_size} cannot be shared among {n} processes: choose a multiple of {n}")
     return slice(rank() * each, (rank() + 1) * each)
 
 
-def data_parallel(network: nn.Module, call: Callable[[Tensor], Tensor]) -> DistributedDataParallel:
-    """`call`, which runs `network`, such that its backward pass averages the gradients over all processes.
-
-    Before each call all take over the first one's buffers, moving averages that is.
-    """
-    return DistributedDataParallel(_Called(network, call))
-
-
-class _Called(nn.Module):
-    """One module, as DistributedDataParallel wants it, of a network and the way in which it is called."""
+class Called(nn.Module):
+    """A network and the way in which it is called, as one module, which DistributedDataParallel wants."""
 
     def __init__(self, network: nn.Module, call: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.network, self.call = network, call
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.call(images)
+        self.network, self.forward = network, call
 
 
 class SlicedDropout(nn.Dropout):
-    """Dropout of this process's slice, by the mask that one process draws for the whole batch.
-
-    So the images' masks are independent, and all processes' random states stay the same: a checkpoint has one of them.
-    """
+    """Dropout by this process's slice of the batch's mask: masks are independent, and random states stay the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B / processes, ...] -> the same."""
@@ -152,20 +120,12 @@ def share_buffers(network: nn.Module) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def mean(*values: Tensor) -> tuple[Tensor, ...]:
-    """Of each number, the mean over the processes."""
-    together = torch.stack(values) / size()
-    dist.all_reduce(together)
-    return together.unbind()
-
-
-def total(*values: float, device: torch.device) -> tuple[float, ...]:
-    """Of each number, the sum over the processes, which meet on `device`."""
-    if not joined():
-        return values
-    together = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(together)
-    return tuple(together.tolist())
+def total(numbers: Tensor, device: torch.device) -> Tensor:
+    """The sum over the processes, which meet on `device`."""
+    if joined():
+        numbers = numbers.to(device)
+        dist.all_reduce(numbers)
+    return numbers
 
 
 def from_first(value: T) -> T:
@@ -178,15 +138,8 @@ def from_first(value: T) -> T:
 
 def one_before_others(load: Callable[[], T]) -> T:
     """`load()`, by one process of each machine first: the others then find what it has downloaded."""
-    if not joined():
-        return load()
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        _wait_for_all()
-        return load()
-    loaded = load()
-    _wait_for_all()
-    return loaded
-
-
-def _wait_for_all() -> None:
-    dist.all_gather_object([None] * size(), None)  # barrier would take a GPU even where all compute on the CPU
+    early = not joined() or os.environ.get("LOCAL_RANK", "0") == "0"
+    loaded = load() if early else None
+    if joined():
+        dist.all_gather_object([None] * size(), None)  # barrier would take a GPU even where all compute on the CPU
+    return loaded if early else load()

@@ -1,6 +1,6 @@
 """Epochs: which images and which rate each step uses, the steps of one epoch, and the evaluation after it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,52 +9,41 @@ from torch import Tensor, nn
 
 from shallowpaths._device import autocast
 from shallowpaths.data import Dataset
+from shallowpaths.measure import NotFinite, gradient_noise, hessian_eigenvalues
 from shallowpaths.training import distributed
+from shallowpaths.training.config import RunConfig
 
 LOOK_EVERY = 50  # steps between looks at a GPU's loss
+KEPT = ("gradient_square", "gradient_variance", "gradient_curvature", "noise_curvature")
+TOLERANCE, MOST_PRODUCTS = 0.05, 20  # a few in a hundred: less than from one epoch to the next
+ORDER, AUGMENTATION = 0, 1  # streams of random numbers
+OnStep = Callable[[], object]
+Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     """What the learning rate is multiplied by in `step` (from 0) of `steps`.
 
-    warmup: steps at the start over which it rises, by equal parts of what the schedule says: step s has (s + 1) / warmup.
-
-    "paper": 1 during the first half, then halved at the start of every tenth of the second half. Counted in steps,
-    so that a run of a single epoch sees the whole schedule too.
+    "paper": 1 during the first half, then halved at the start of every tenth of the second half. [paper]
+    Over the first `warmup` steps step s has (s + 1) / warmup of that.
     """
     rising = min((step + 1) / warmup, 1.0) if warmup else 1.0
     if schedule == "constant" or 2 * step < steps:
         return rising
-    tenths = (2 * step - steps) * 10 // steps
-    return rising * 0.5 ** (tenths + 1)
+    return rising * 0.5 ** ((2 * step - steps) * 10 // steps + 1)
 
 
-@dataclass(frozen=True)
 class Timetable:
     """What each step of a run uses: which images, shifted and mirrored how, at which learning rate.
 
     Order and augmentation are functions of (seed, epoch) alone. Every batch is full: one that an epoch's end cuts is
-    filled from the next epoch.
-
-    Attributes:
-        images: of the training split.
-        batch_size: images a step.
-        steps: of the whole run; the last epoch may end within.
-        learning_rate, schedule, seed, warmup_epochs: as in RunConfig.
+    filled from the next epoch. ValueError: the run does not fit a training split of `images`, see `RunConfig.split`.
     """
 
-    images: int
-    batch_size: int
-    steps: int
-    learning_rate: float
-    schedule: str
-    seed: int
-    warmup_epochs: int = 0
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that the run enters."""
-        return -(-self.steps * self.batch_size // self.images)
+    def __init__(self, config: RunConfig, images: int):
+        self.config, self.images = config, config.replace(validation=0.0).split(images)
+        self.batch_size, self.steps = config.batch_size, config.total_steps(images)
+        self.epochs = -(-self.steps * self.batch_size // images)
 
     def steps_before(self, epoch: int) -> int:
         """Steps taken before `epoch` starts."""
@@ -63,28 +52,24 @@ class Timetable:
     def rates(self, epoch: int) -> list[float]:
         """The learning rate of each of an epoch's steps."""
         numbers = range(self.steps_before(epoch), self.steps_before(epoch + 1))
-        plan = self.steps, self.warmup_epochs * self.images // self.batch_size
-        return [self.learning_rate * learning_rate_factor(self.schedule, step, *plan) for step in numbers]
+        plan = self.steps, self.config.warmup_epochs * self.images // self.batch_size
+        rate, schedule = self.config.learning_rate, self.config.schedule
+        return [rate * learning_rate_factor(schedule, step, *plan) for step in numbers]
 
     def order(self, epoch: int) -> Tensor:
-        """Indices of the images that `epoch`'s steps use, int64 [S, B].
-
-        The images come in a fresh random order each epoch. The orders follow each other in one stream, which is cut
-        into batches: no image is dropped and no batch is short, whatever the batch size.
-        """
+        """Indices of the images of `epoch`'s steps, int64 [S, B], cut from one stream of all epochs' random orders."""
         first, last = (self.steps_before(e) * self.batch_size for e in (epoch, epoch + 1))
         passes = range(first // self.images, -(-last // self.images))
-        stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, "order")) for p in passes])
+        stream = torch.cat([torch.randperm(self.images, generator=self._generator(p, ORDER)) for p in passes])
         start = first - passes[0] * self.images
         return stream[start : start + last - first].view(-1, self.batch_size)
 
     def batches(self, epoch: int, data: Dataset) -> tuple[Tensor, ...]:
-        """Of each of an epoch's S steps what `data.draw` gives for its images, [S, B, ...]: a whole data set's index, offsets, flips."""
-        return data.draw(self.order(epoch), self._generator(epoch, "augmentation"))
+        """What `data.draw` gives for the images of each of an epoch's S steps, [S, B, ...]."""
+        return data.draw(self.order(epoch), self._generator(epoch, AUGMENTATION))
 
-    def _generator(self, epoch: int, purpose: str) -> torch.Generator:
-        streams = ("order", "augmentation")
-        mixed = (self.seed * 1_000_003 + epoch) * len(streams) + streams.index(purpose)
+    def _generator(self, epoch: int, stream: int) -> torch.Generator:
+        mixed = (self.config.seed * 1_000_003 + epoch) * 2 + stream
         return torch.Generator().manual_seed(mixed % 2**63)
 
 
@@ -100,24 +85,18 @@ class EpochResult:
 
 
 def take_steps(
-    take: Callable[..., tuple[Tensor, ...]],
-    batches: Iterable[tuple],
-    on_step: Callable[[], object],
-    taken: list[tuple[Tensor, ...]],
-) -> None:
-    """Append `take(*batch)`, loss and accuracy, to `taken` for each batch; those behind what is there already.
+    take: Callable[..., Sequence[Tensor]], batches: Iterable[tuple], on_step: OnStep, taken: Taken, *rates: list[float]
+) -> list[EpochResult]:
+    """Append `take(*batch)` to `taken` for each batch; each run's result, of those that were there too, at its `rates`.
 
-    Both are one number, or one for each of several runs. It ends once no run's loss is finite any more.
+    It ends once no run's loss is finite any more; a GPU, where the host waits for the answer, is asked now and then.
     """
-    for number, batch in enumerate(batches, start=len(taken)):
+    for number, batch in enumerate(batches, start=len(taken) + 1):
         taken.append(take(*batch))
-        if _all_diverged(number, taken[-1][0]):
+        asked = taken[-1][0].device.type == "cpu" or number % LOOK_EVERY == 0
+        if asked and not torch.isfinite(taken[-1][0]).any():
             break
         on_step()
-
-
-def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[EpochResult]:
-    """Each run's result, from what its steps came to. rates: each run's, step by step."""
     losses, *correct = (torch.stack(values).cpu().double().view(len(taken), -1) for values in zip(*taken, strict=True))
     results = []
     for run, mine in enumerate(rates):
@@ -127,23 +106,17 @@ def epoch_results(taken: list[tuple[Tensor, ...]], *rates: list[float]) -> list[
     return results
 
 
-def _all_diverged(number: int, loss: Tensor) -> bool:
-    """Whether no run's loss is finite after step `number`; a GPU, where the host waits for the answer, is asked now and then."""
-    asked = loss.device.type == "cpu" or (number + 1) % LOOK_EVERY == 0
-    return asked and not torch.isfinite(loss).any()
-
-
 def answers(logits: Tensor, labels: Tensor, counts_top5: bool) -> list[Tensor]:
-    """For each image, bool [N], whether its label is the likeliest; and with `counts_top5` whether it is among the five likeliest."""
+    """Bool [N], whether a label is the likeliest; with `counts_top5` also whether it is among the five likeliest."""
     right = [logits.argmax(1) == labels]
     return [*right, (logits.topk(5).indices == labels[:, None]).any(1)] if counts_top5 else right
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> dict[str, float]:
-    """Mean "loss", "accuracy" and perhaps "top5_accuracy" on a part of the data, with the statistics gathered in training.
+    """Mean loss, accuracy and perhaps top5_accuracy on "train", "validation" or "test", as "test_loss" and so on.
 
-    Each process takes its batches of it. part: "train", "validation" or "test". ValueError: none of its images can be read.
+    With the statistics gathered in training. Each process takes its batches. ValueError: no image can be read.
     """
     network.eval()
     sums = torch.zeros(3 + data.counts_top5, dtype=torch.float64)
@@ -153,7 +126,23 @@ def evaluate(network: nn.Module, data: Dataset, part: str, precision: str) -> di
         loss = F.cross_entropy(logits.float(), labels, reduction="sum").cpu().double()
         right = (each.sum().cpu().double() for each in answers(logits, labels, data.counts_top5))
         sums += torch.stack([torch.tensor(len(labels)).double(), loss, *right])
-    count, *totals = distributed.total(*sums.tolist(), device=data.device)
+    count, *totals = distributed.total(sums, data.device).tolist()
     if not count:
         raise ValueError(f"none of the {part} images of {data.name!r} can be read")
-    return dict(zip(("loss", "accuracy", "top5_accuracy"), (total / count for total in totals), strict=False))
+    names = (f"{part}_{name}" for name in ("loss", "accuracy", "top5_accuracy"))
+    return dict(zip(names, (total / count for total in totals), strict=False))
+
+
+def curvature(network: nn.Module, data: Dataset, images: int, batch_size: int) -> dict[str, float]:
+    """The Hessian's largest_eigenvalue, and KEPT of GradientNoise, on the first `images` of the training split.
+
+    In training mode and float32, of the cross entropy alone. Nothing, where one of them is not finite.
+    """
+    batch = next(data.plain("train", images))
+    options = {"batch_size": batch_size, "tolerance": TOLERANCE, "max_products": MOST_PRODUCTS}
+    try:
+        (largest,) = hessian_eigenvalues(network, *batch, **options).values
+        noise = gradient_noise(network, *batch, batch_size)
+    except NotFinite:
+        return {}
+    return {"largest_eigenvalue": float(largest)} | {name: getattr(noise, name) for name in KEPT}

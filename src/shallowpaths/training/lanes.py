@@ -1,8 +1,4 @@
-"""Learning-rate lanes: runs that differ in learning rate and seed only, trained at the same time on one device.
-
-Weights, moving averages and velocities of all lanes lie in one stack; torch.func takes every lane's gradient at once.
-Small batches of small networks leave a device idle, and then many lanes cost hardly more than one.
-"""
+"""Learning-rate lanes: runs that differ in learning rate and seed, trained at once, in one stack, by torch.func."""
 
 import copy
 import functools
@@ -14,20 +10,17 @@ from torch import Tensor, nn
 
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.steps import Recorded, StepOptions, recorded, unchanged
-from shallowpaths.training.updates import penalty_of, rate_factor
+from shallowpaths.training.steps import Recorded, StepOptions, penalty_and_factor, recorded, unchanged
+
+Stacks = dict[str, Tensor]
 
 
 class Lanes:
-    """Networks of one architecture in training, one a lane, each with its own learning rate.
+    """Networks of one architecture in training, one a lane, each with its own learning rate; `config` is any lane's.
 
-    A lane does what SGD of `updates.make_optimizer` does to its network alone, the moving averages of batch
+    A lane does what SGD of `steps.make_optimizer` does to its network alone, the moving averages of batch
     normalization included. Nothing passes from lane to lane: one that holds NaN leaves the others as they are.
-
-    Args:
-        networks: one a lane. They are read here, and written by `write_back`.
-        options: `graph`, `tf32` and `deterministic` are heeded.
-        config: of any lane.
+    The networks are read here, and written by `write_back`.
     """
 
     def __init__(self, networks: Sequence[nn.Module], options: StepOptions, config: RunConfig):
@@ -35,46 +28,32 @@ class Lanes:
         self.device = next(networks[0].parameters()).device
         self.recorded: Recorded | None = None
         self.tried = not (self.options.graph and self.device.type == "cuda")
-        self.architecture = copy.deepcopy(networks[0]).train()  # of its own: the networks change mode to be evaluated
-        weights, self.buffers = torch.func.stack_module_state(list(networks))
+        architecture = copy.deepcopy(networks[0]).train()  # of its own: the networks change mode to be evaluated
+        stacks, buffers = torch.func.stack_module_state(list(networks))
         trained = {name for name, p in networks[0].named_parameters() if p.requires_grad}
-        self.fixed = {name: p.detach() for name, p in weights.items() if name not in trained}
-        self.weights = {name: p.detach() for name, p in weights.items() if name in trained}
+        self.weights = {name: p.detach() for name, p in stacks.items() if name in trained}
+        self.buffers = {name: p.detach() for name, p in stacks.items() if name not in trained} | buffers
         self.velocities = {name: torch.zeros_like(p) for name, p in self.weights.items()}
-        loss = functools.partial(_loss, self.architecture, config.precision)  # no method: it would keep the lanes alive
+        loss = functools.partial(_loss, architecture, config.precision)  # no method: it would keep the lanes alive
         self._gradients = torch.vmap(torch.func.grad_and_value(loss, has_aux=True))
 
     def take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of every lane.
-
-        Args:
-            images, labels: [L, B, C, H, W] and [L, B], a batch for each of the L lanes.
-            rates: [L], each lane's learning rate.
-
-        Returns:
-            Each lane's mean loss before the step and its share of right answers, [L].
-        """
+        """A step on images [L, B, C, H, W], labels [L, B], at rates [L]: losses before it, shares of right, [L]."""
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
-                self._try(images, labels, rates)
+                self.tried = True
+                with unchanged(lambda: [stack for part in self.states().values() for stack in part.values()]):
+                    self.recorded = recorded(self._take, (images, labels, rates))
             return (self.recorded or self._take)(images, labels, rates)
 
-    def _try(self, *inputs: Tensor) -> None:
-        """Record the step; then weights, velocities and buffers are what they were."""
-        self.tried = True
-        with unchanged(lambda: [stack for part in self.states().values() for stack in part.values()]):
-            self.recorded = recorded(self._take, inputs)
-
     def _take(self, images: Tensor, labels: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-        leaves = self.weights, self.fixed, self.buffers, images, labels
-        gradients, (losses, logits) = self._gradients(*leaves)
+        gradients, (losses, logits) = self._gradients(self.weights, self.buffers, images, labels)
         with torch.no_grad():
             for name, weight in self.weights.items():
-                penalty = penalty_of(self.config, weight.ndim - 1)  # the first dimension counts lanes
+                penalty, factor = penalty_and_factor(self.config, name, weight.ndim - 1)  # the first counts lanes
                 gradient = gradients[name].add_(weight, alpha=penalty) if penalty else gradients[name]
                 velocity = self.velocities[name].mul_(self.config.momentum).add_(gradient)
-                own = rates.to(weight.dtype) * rate_factor(self.config, name)
-                weight.sub_(own.view(-1, *[1] * (weight.ndim - 1)) * velocity)
+                weight.sub_((rates.to(weight.dtype) * factor).view(-1, *[1] * (weight.ndim - 1)) * velocity)
         return losses, (logits.argmax(2) == labels).float().mean(1)
 
     @torch.no_grad()
@@ -82,15 +61,14 @@ class Lanes:
         """Put every lane's weights and buffers into its network."""
         for lane, network in enumerate(self.networks):
             for name, value in (*network.named_parameters(), *network.named_buffers()):
-                stack = next(part for part in (self.weights, self.fixed, self.buffers) if name in part)
-                value.copy_(stack[name][lane])
+                value.copy_((self.weights if name in self.weights else self.buffers)[name][lane])
 
-    def states(self) -> dict[str, dict[str, Tensor]]:
+    def states(self) -> dict[str, Stacks]:
         """What steps change, in stacks of all lanes."""
         return {"weights": self.weights, "velocities": self.velocities, "buffers": self.buffers}
 
     @torch.no_grad()
-    def load(self, states: dict[str, dict[str, Tensor]]) -> None:
+    def load(self, states: dict[str, Stacks]) -> None:
         """Take over what `states` gave."""
         for part, stacks in self.states().items():
             for name, stack in stacks.items():
@@ -102,15 +80,9 @@ class Lanes:
 
 
 def _loss(
-    architecture: nn.Module,
-    precision: str,
-    weights: dict[str, Tensor],
-    fixed: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    images: Tensor,
-    labels: Tensor,
+    architecture: nn.Module, precision: str, weights: Stacks, buffers: Stacks, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     with autocast(images.device, precision):
-        logits = torch.func.functional_call(architecture, (weights, fixed, buffers), images)
+        logits = torch.func.functional_call(architecture, (weights, buffers), images)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, labels), logits

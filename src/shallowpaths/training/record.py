@@ -8,58 +8,41 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from shallowpaths import __version__
 from shallowpaths.theory.checks import one_of
 from shallowpaths.training.config import RunConfig
-
-OUTCOMES = ("finished", "diverged")
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """What came of a run, with everything needed to repeat it.
 
-    Attributes:
-        config: the run's settings, with the device resolved.
-        outcome: "finished", or "diverged" at step `diverged_step` (first step, from 0, whose loss was not finite).
-        curve: one dict an epoch: epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation split
-            validation_loss and validation_accuracy. On an imagefolder of more than five classes also train_top5_accuracy and
-            validation_top5_accuracy. With `curvature_images`, also what `training.curvature` finds at the epoch's
-            start: largest_eigenvalue, and of a GradientNoise gradient_square, gradient_variance, gradient_curvature and
-            noise_curvature; all are absent where the network was about to diverge.
-        test_accuracy, test_loss: read once, after the last epoch; None if the run diverged.
-        test_top5_accuracy: the same of the five likeliest classes, on an imagefolder of more than five; else None.
-        parameters: number of trainable parameters.
-        data_checksum: SHA-256 of the data set's tensors, of an imagefolder's file names and sizes.
-        train_images: images that were trained on.
-        seconds: wall time of training, evaluation and curvature included, loading excluded.
-        lanes: how many runs were trained as one, this among them; `seconds` is then its share.
-        device_name, versions, commit: where it ran and with what; commit is None outside a checkout.
+    A point of the curve has epoch, learning_rate (of its last step), train_loss, train_accuracy, and with a validation
+    split validation_loss and validation_accuracy; on an imagefolder of more than five classes also their top5_accuracy;
+    with `curvature_images` also what `epochs.curvature` finds. The test set is read once, after the last epoch.
     """
 
-    config: RunConfig
-    outcome: str
-    curve: list[dict[str, float]]
-    diverged_step: int | None = None
+    config: RunConfig  # with the device resolved
+    outcome: str  # "finished" or "diverged"
+    curve: list[dict[str, float]]  # a point an epoch
+    diverged_step: int | None = None  # the first, from 0, whose loss was not finite
     test_accuracy: float | None = None
     test_loss: float | None = None
     test_top5_accuracy: float | None = None
-    parameters: int = 0
-    data_checksum: str = ""
+    parameters: int = 0  # that are trained
+    data_checksum: str = ""  # SHA-256 of the data set's tensors, of an imagefolder's file names and sizes
     train_images: int = 0
-    seconds: float = 0.0
-    lanes: int = 1
+    seconds: float = 0.0  # of training, evaluation and curvature, loading excluded
+    lanes: int = 1  # runs that were trained as one, this among them; `seconds` is then its share
     device_name: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
-
-    CIRCUMSTANCES = ("seconds", "lanes", "device_name", "versions", "commit")
+    commit: str | None = None  # None outside a checkout
 
     def __post_init__(self) -> None:
-        one_of("outcome", self.outcome, OUTCOMES)
+        one_of("outcome", self.outcome, ("finished", "diverged"))
         if (self.outcome == "diverged") != (self.diverged_step is not None):
             raise ValueError("a diverged run has a diverged_step, a finished one has none")
         if self.outcome == "finished" and (not self.curve or self.test_accuracy is None):
@@ -68,11 +51,9 @@ class RunRecord:
 
     def _check_kinds(self) -> None:
         """Raise a ValueError where a value is not of its kind: records are read from files that anyone may write."""
-        good = isinstance(self.curve, list) and all(isinstance(point, dict) for point in self.curve)
-        if not good or not all(_is_number(value) for point in self.curve for value in point.values()):
-            raise ValueError("a curve is a list of dicts of finite numbers")
-        if not all("train_loss" in point for point in self.curve):
-            raise ValueError("each point of a curve has a train_loss")
+        points = self.curve if isinstance(self.curve, list) else [None]
+        if not all(isinstance(p, dict) and "train_loss" in p and all(map(_is_number, p.values())) for p in points):
+            raise ValueError("a curve is a list of dicts of finite numbers, each with a train_loss")
         tests = ("test_accuracy", "test_loss", "test_top5_accuracy")
         for name in ("diverged_step", *tests, "parameters", "train_images", "seconds", "lanes"):
             value = getattr(self, name)
@@ -93,24 +74,20 @@ class RunRecord:
         return self.curve[-1].get("validation_accuracy") if self.outcome == "finished" else None
 
     def result(self) -> dict[str, Any]:
-        """What must be equal when the same config runs again on the same device: all but CIRCUMSTANCES."""
-        return {k: v for k, v in self.to_dict().items() if k not in self.CIRCUMSTANCES}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        """What must be equal when the same config runs again on the same device."""
+        circumstances = {"seconds", "lanes", "device_name", "versions", "commit"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in circumstances}
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
         """The inverse of `to_json`; raises ValueError for a line that is no record."""
         try:
             values = json.loads(line)
-            config = RunConfig.from_dict(values.pop("config"))
-            return cls(config=config, **values)
+            return cls(RunConfig.from_dict(values.pop("config")), **values)
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a run record: {error}") from error
 
@@ -125,11 +102,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, torch and this package."""
     import torch  # records are read without it
 
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "shallowpaths": metadata.version("shallowpaths"),
-    }
+    return {"python": platform.python_version(), "torch": str(torch.__version__), "shallowpaths": __version__}
 
 
 @functools.cache
@@ -138,11 +111,10 @@ def commit() -> str | None:
     here = Path(__file__).parents[1]
     if not any((parent / ".git").exists() for parent in here.parents[1:3]):
         return None
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
+    commands = ("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", ".")
+    ask = functools.partial(subprocess.check_output, cwd=here, stderr=subprocess.DEVNULL, text=True)
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
+        head, changed = (ask(["git", *command]).strip() for command in commands)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head + ("+" if changed else "")

@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,119 +12,73 @@ from shallowpaths.networks import ResidualMLP, ResidualNetwork, ResNetV2, WideRe
 from shallowpaths.recipes import get_recipe
 from shallowpaths.training import distributed
 from shallowpaths.training.config import RunConfig
-from shallowpaths.training.epochs import EpochResult, Timetable, epoch_results, take_steps
+from shallowpaths.training.epochs import EpochResult, OnStep, Taken, Timetable, take_steps
 from shallowpaths.training.lanes import Lanes
 from shallowpaths.training.steps import Step, StepOptions, default_options
-from shallowpaths.training.updates import make_optimizer
 
 MAY_DIFFER = ("learning_rate", "seed")  # between runs that are trained as lanes
-
-Taken = list[tuple[Tensor, ...]]  # loss and accuracy of each step, perhaps top-5 too: one number, or one for each lane
-
-
-class Trainable(Protocol):
-    """One run in training, or several as lanes.
-
-    Attributes:
-        networks: one for each run; after an epoch they hold what was learned.
-        timetables: one for each run.
-        device, precision: where and in what all of them compute.
-    """
-
-    networks: Sequence[nn.Module]
-    timetables: Sequence[Timetable]
-    device: torch.device
-    precision: str
-
-    def epoch(self, number: int, on_step: Callable[[], object] = ..., taken: Taken | None = None) -> list[EpochResult]:
-        """Train for an epoch (from 0), call `on_step` after each step, and stop early once no loss is finite.
-
-        taken: the steps that were taken already, where the epoch was interrupted. It grows by each step, so that `on_step`
-            can save it; the epoch goes on behind it.
-        """
-
-    def states(self) -> dict[str, Any]:
-        """Weights, moving averages and velocities: tensors and numbers, in dicts and lists."""
-
-    def load(self, states: dict[str, Any]) -> None:
-        """Take over what `states` gave. Raises RuntimeError, ValueError or KeyError where it does not fit."""
 
 
 class Run:
     """One run in training: `run.epoch(0)`, `run.epoch(1)`, ... on `run.network`.
 
-    Args:
-        config: what is asked for.
-        data: on the device that it shall run on, after `hold_out`.
-        network: to be trained instead of a new one of the config's.
-        options: what makes the step fast; None takes the device's defaults.
-
-    Raises:
-        ValueError: the config's batch does not fit the data, see `RunConfig.split`.
+    On the data's device, after `hold_out`; with a new network of the config's, and the device's default options, unless
+    others are given. ValueError: the config's batch does not fit the data, see `RunConfig.split`.
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        data: Dataset,
-        network: nn.Module | None = None,
-        options: StepOptions | None = None,
+        self, config: RunConfig, data: Dataset, network: nn.Module | None = None, options: StepOptions | None = None
     ):
         self.device, self.precision = data.device, config.precision
         options = default_options(self.device) if options is None else options
         network = build(config, data.image_shape, data.classes) if network is None else network
         layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=layout)
-        self.networks, self.timetables = [self.network], [timetable(config, len(data.train_images))]
+        self.networks, self.timetables = [self.network], [Timetable(config, len(data.train_images))]
         distributed.slice_dropout(self.network)
-        optimizer = make_optimizer(self.network, config)
-        self.step = Step(self.network, optimizer, data, options, config.augment, config.precision)
+        self.step = Step(self.network, data, options, config)
         self.states, self.load = self.step.states, self.step.load
 
-    def epoch(
-        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
-    ) -> list[EpochResult]:
-        """See Trainable."""
+    def epoch(self, number: int, on_step: OnStep = lambda: None, taken: Taken | None = None) -> list[EpochResult]:
+        """Train for an epoch (from 0), call `on_step` after each step, and stop early once no loss is finite.
+
+        The epoch goes on behind the steps `taken` already, where it was interrupted; each step is added to them.
+        """
         taken, (times,) = [] if taken is None else taken, self.timetables
         rates, data, done = times.rates(number), self.step.data, len(taken)
         self.network.train()
         own = distributed.share(times.batch_size)
         fed = data.feed(*(part[done:, own] for part in times.batches(number, data)))
-        take_steps(self.step.take, ((*inputs, rate) for inputs, rate in zip(fed, rates[done:], strict=True)), on_step, taken)
+        steps = ((*inputs, rate) for inputs, rate in zip(fed, rates[done:], strict=True))
+        results = take_steps(self.step.take, steps, on_step, taken, rates)
         distributed.share_buffers(self.network)
-        return epoch_results(taken, rates)
+        return results
 
 
 class LaneRuns:
-    """Runs in training as lanes, each on its own images in its own order.
-
-    Args:
-        configs: they differ in MAY_DIFFER only, see `check_lanes`.
-        data, options: as in Run.
-    """
+    """Runs in training as lanes, each on its own images in its own order. For the configs see `check_lanes`."""
 
     def __init__(self, configs: Sequence[RunConfig], data: Dataset, options: StepOptions | None = None):
         first = configs[0]
         self.data, self.device, self.precision = data, data.device, first.precision
         self.networks = [build(config, data.image_shape, data.classes).to(self.device) for config in configs]
-        self.timetables = [timetable(config, len(data.train_images)) for config in configs]
+        self.timetables = [Timetable(config, len(data.train_images)) for config in configs]
         options = default_options(self.device) if options is None else options
         self.lanes = Lanes(self.networks, options, first)
         self.states, self.load = self.lanes.states, self.lanes.load
         self.make = data.maker(first.augment)
 
-    def epoch(
-        self, number: int, on_step: Callable[[], object] = lambda: None, taken: Taken | None = None
-    ) -> list[EpochResult]:
-        """See Trainable."""
+    def epoch(self, number: int, on_step: OnStep = lambda: None, taken: Taken | None = None) -> list[EpochResult]:
+        """See Run."""
         taken = [] if taken is None else taken
         each = [times.batches(number, self.data) for times in self.timetables]
         batches = (torch.stack(parts, dim=1)[len(taken) :] for parts in zip(*each, strict=True))  # [S, L, B, ...]
         rates = [times.rates(number) for times in self.timetables]
         on_device = torch.tensor(rates, dtype=torch.float32).T.to(self.device)  # at once: no step makes the host wait
-        take_steps(self.take, zip(*batches, on_device[len(taken) :], strict=True), on_step, taken)
+        steps = zip(*batches, on_device[len(taken) :], strict=True)
+        results = take_steps(self.take, steps, on_step, taken, *rates)
         self.lanes.write_back()
-        return epoch_results(taken, *rates)
+        return results
 
     def take(self, index: Tensor, offsets: Tensor, flips: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
         """One step of every run: as `Step.take`, with each run's own images [L, B], offsets, flips and rate."""
@@ -133,28 +86,16 @@ class LaneRuns:
         return self.lanes.take(images.unflatten(0, index.shape), labels.view(index.shape), rates)
 
 
+Trainable = Run | LaneRuns
+
+
 def build(config: RunConfig, image_shape: Sequence[int], classes: int) -> ResidualNetwork:
-    """The network that a run asks for, for images of shape (channels, height, width), initialized from the run's seed."""
-    common = {
-        "depth": config.depth,
-        "width": config.width,
-        "recipe": config.recipe,
-        "classes": classes,
-        "dropout": config.dropout,
-        "ghost_batch": config.ghost_batch,
-        "generator": torch.Generator().manual_seed(config.seed),
-    }
+    """The network of a run on images of shape (channels, height, width), initialized from the run's seed."""
+    common = {name: getattr(config, name) for name in ("depth", "width", "recipe", "dropout", "ghost_batch")}
+    common |= {"classes": classes, "generator": torch.Generator().manual_seed(config.seed)}
     if config.network == "residual-mlp":
         return ResidualMLP(inputs=math.prod(image_shape), **common)
     return (WideResNet if config.network == "wide-resnet" else ResNetV2)(channels=image_shape[0], **common)
-
-
-def timetable(config: RunConfig, images: int) -> Timetable:
-    """A run's, on a training split of `images` images; a ValueError where its batch does not fit, see `RunConfig.split`."""
-    config.replace(validation=0.0).split(images)
-    steps = config.total_steps(images)
-    plan = config.learning_rate, config.schedule, config.seed, config.warmup_epochs
-    return Timetable(images, config.batch_size, steps, *plan)
 
 
 def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
@@ -163,11 +104,10 @@ def in_lanes(configs: Sequence[RunConfig], lanes: int) -> list[list[RunConfig]]:
     open_groups: dict[str, list[RunConfig]] = {}
     for config in configs:
         shared = json.dumps({k: v for k, v in config.to_dict().items() if k not in MAY_DIFFER})
-        group = open_groups.get(shared)
-        if group is None or len(group) == lanes or _only_alone(config):
-            groups.append(group := [])
-            open_groups[shared] = group
-        group.append(config)
+        if len(open_groups.get(shared, ())) in (0, lanes) or _only_alone(config):
+            groups.append([])
+            open_groups[shared] = groups[-1]
+        open_groups[shared].append(config)
     return groups
 
 
@@ -175,10 +115,11 @@ def check_lanes(configs: Sequence[RunConfig]) -> None:
     """Refuse with a ValueError what cannot be trained as lanes."""
     if not configs:
         raise ValueError("there is no config to train")
-    settings = [config.to_dict() for config in configs]
-    differing = sorted({k for other in settings for k in other if other[k] != settings[0][k]} - set(MAY_DIFFER))
+    first, *others = (config.to_dict() for config in configs)
+    differing = {name for other in others for name in other if other[name] != first[name]} - set(MAY_DIFFER)
     if differing:
-        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {', '.join(differing)}")
+        names = ", ".join(sorted(differing))
+        raise ValueError(f"lanes may differ in {' and '.join(MAY_DIFFER)} only, these differ in {names}")
     if reason := _only_alone(configs[0]):
         raise ValueError(f"{reason}: such runs cannot be trained as lanes")
 

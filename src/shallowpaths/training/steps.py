@@ -1,13 +1,10 @@
-"""One training step, made fast without changing what it computes. Each ingredient can be switched off.
-
-Batches come from images that stay on the device, residual blocks may be compiled, and on CUDA the whole step may be
-recorded as a graph. What this machine cannot do is left out with one warning.
-"""
+"""One training step, made fast without changing what it computes; what a machine cannot do is left out, with a word."""
 
 import contextlib
 import functools
 import gc
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,91 +12,89 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from shallowpaths._device import arithmetic, autocast
 from shallowpaths.data import Batch, Dataset
 from shallowpaths.networks import ResidualNetwork
 from shallowpaths.training import distributed
+from shallowpaths.training.config import RunConfig
 from shallowpaths.training.epochs import answers
 
 log = logging.getLogger(__name__)
+announced: set[str] = set()
 WARM_UP = 3  # steps before a graph is recorded, as torch's manual has it
 VARIANTS = 4096  # compiled kinds of residual block that may live in one process; torch stops at 8, then says nothing
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What makes the step fast.
+    """What makes the step fast; the last three are of CUDA only."""
 
-    Attributes:
-        channels_last: activations in torch.channels_last.
-        compiled: residual blocks go through torch.compile. Blocks of one shape share their code.
-        graph: CUDA only: the step is recorded once and replayed; by a process alone, DistributedDataParallel has no part in it.
-        tf32: CUDA only: matrix products and convolutions in TF32, where the run's precision is float32.
-        deterministic: CUDA only: convolutions by algorithms that give the same bits each time. What is compiled does so
-            with torch 2.11 or newer.
-    """
-
-    channels_last: bool = True
-    compiled: bool = False
-    graph: bool = False
-    tf32: bool = False
-    deterministic: bool = True
+    channels_last: bool = True  # activations in torch.channels_last
+    compiled: bool = False  # residual blocks go through torch.compile
+    graph: bool = False  # by a process alone: the step is recorded once and replayed
+    tf32: bool = False  # matrix products and convolutions in TF32, where the run's precision is float32
+    deterministic: bool = True  # the same bits each time; of what is compiled with torch 2.11 or newer
 
 
 def default_options(device: torch.device) -> StepOptions:
-    """The fastest on this kind of device, as far as it was measured.
-
-    On a CPU, compiling costs half a minute or more before the first step, more than most runs on a CPU win back.
-    """
+    """The fastest on this kind of device. On a CPU few runs win back the half minute that compiling takes."""
     return StepOptions(compiled=True, graph=True, tf32=True) if device.type == "cuda" else StepOptions()
 
 
+def penalty_and_factor(config: RunConfig, name: str, dimensions: int) -> tuple[float, float]:
+    """A parameter's L2 coefficient and the factor on its rate; alpha, biases and the like have below 2 dimensions."""
+    penalty = config.l2 if dimensions >= 2 or config.l2_on_scalars else 0.0
+    return penalty, config.alpha_rate if name.rpartition(".")[2] == "alpha" else 1.0
+
+
+def make_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
+    """torch's SGD with heavy-ball momentum; each group keeps the factor on its rate as "rate_factor"."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[penalty_and_factor(config, name, parameter.ndim)].append(parameter)
+    rate, fused = config.learning_rate, next(network.parameters()).device.type in ("cpu", "cuda")  # where torch has it
+    parts = [
+        {"params": group, "weight_decay": penalty, "rate_factor": factor, "lr": rate * factor}
+        for (penalty, factor), group in groups.items()
+    ]
+    return torch.optim.SGD(parts, lr=rate, momentum=config.momentum, fused=fused)
+
+
 class Step:
-    """A network's step of SGD on images of `data`, which stay on their device.
+    """A network's step of SGD on images of `data`. Nothing in it makes the host wait for the device."""
 
-    Args:
-        optimizer: of `updates.make_optimizer`. With `options.graph`, its learning rates become tensors on the device.
-        augment, precision: as in RunConfig.
-
-    `take` is the step, on what the data's `feed` gives it. Nothing in it makes the host wait for the device.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        data: Dataset,
-        options: StepOptions,
-        augment: bool,
-        precision: str,
-    ):
-        self.device = data.device
-        self.network, self.optimizer, self.data, self.options = network, optimizer, data, options
-        self.precision, self.make = precision, data.maker(augment)
-        compiled = options.compiled and isinstance(network, ResidualNetwork) and _compiles(self.device, precision)
-        block_of = _compiled_block(self.options.deterministic) if compiled else None
+    def __init__(self, network: nn.Module, data: Dataset, options: StepOptions, config: RunConfig):
+        self.network, self.data, self.device = network, data, data.device
+        self.options, self.precision, self.make = options, config.precision, data.maker(config.augment)
+        self.optimizer = make_optimizer(network, config)
+        compiled = options.compiled and isinstance(network, ResidualNetwork)
+        block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         shared = distributed.joined()
-        self.joint = distributed.data_parallel(network, lambda x: self.forward(x)) if shared else None  # what it is by then
-        self.on_graph = self.options.graph and self.device.type == "cuda" and not shared
+        self.joint = DistributedDataParallel(distributed.Called(network, lambda x: self.forward(x))) if shared else None
+        self.on_graph = options.graph and self.device.type == "cuda" and not shared
         self.recorded: Recorded | None = None
         self.tried = not (compiled or self.on_graph or shared)  # what was not asked for cannot fail
 
     def take(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """One step, on one step's part of the data's `feed`, and at a rate, the last argument.
+        """One step, on its part of the data's `feed`, and at a rate, the last argument.
 
-        Returns:
-            The batch's mean loss before the step and its share of right `answers`, 0-dimensional, on the device. Of the
-            whole batch, where several processes have a slice of it each.
+        Returns the whole batch's mean loss before the step and its shares of right `answers`, on the device.
         """
         *fed, rate = inputs
         with arithmetic(self.device, self.options.tf32, self.options.deterministic):
             if not self.tried:
                 self._try(*fed)
-            self._set_rate(rate)
+            for group in self.optimizer.param_groups:
+                own = rate * group["rate_factor"]
+                group["lr"] = group["lr"].fill_(own) if isinstance(group["lr"], Tensor) else own
             came_to = (self.recorded or self._step)(*fed)
-            return came_to if self.joint is None else distributed.mean(*came_to)
+            if self.joint is None:
+                return came_to
+            return distributed.total(torch.stack(came_to) / distributed.size(), self.device).unbind()
 
     def batch(self, *fed: Tensor) -> Batch:
         """Standardized float32 images [B, C, H, W] and labels [B]."""
@@ -129,29 +124,18 @@ class Step:
         right = answers(logits.detach(), labels, self.data.counts_top5)
         return loss.detach(), *(each.float().mean() for each in right)
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate * group["rate_factor"])
-            else:
-                group["lr"] = rate * group["rate_factor"]
-
     def _try(self, *inputs: Tensor) -> None:
-        """Compile and record; then the network, the optimizer and the random state are what they were.
-
-        DistributedDataParallel orders what it sends by a first step, so that a resumed run adds in the same order.
-        """
+        """Compile, record, and order what processes send: a resumed run adds in the same order. All else is undone."""
         self.tried = True
         with unchanged(self._tensors):
             try:
                 self._step(*inputs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                _announce(f"torch.compile does not work here, the step runs without it: {_first_line(error)}")
+                _announce("torch.compile does not work here, the step runs without it", error)
                 self.forward = self.network
-        if self.on_graph:
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
-            with unchanged(self._tensors):
+            if self.on_graph:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
                 self.recorded = recorded(self._step, inputs)
 
     def _tensors(self) -> list[Tensor]:
@@ -161,13 +145,7 @@ class Step:
 
 
 class Recorded:
-    """A function of CUDA tensors as a graph: a call replays it, and the host has one thing to do instead of thousands.
-
-    Args:
-        function: returns tensors, and changes others in place only. It is called here, a few times, for what it changes
-            to be put back by the caller.
-        inputs: what it is called with; all later calls have tensors of these shapes and types.
-    """
+    """A function of CUDA tensors as a graph, replayed on inputs of these shapes; recording it calls it a few times."""
 
     def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]):
         self.inputs = [value.clone() for value in inputs]
@@ -196,28 +174,19 @@ def recorded(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        _announce(f"the step cannot be recorded as a CUDA graph, it runs without: {_first_line(error)}")
+        _announce("the step cannot be recorded as a CUDA graph, it runs without", error)
         return None
 
 
 @contextlib.contextmanager
 def unchanged(tensors: Callable[[], Sequence[Tensor]]) -> Iterator[None]:
-    """What is done to these tensors within, and to torch's random state, is undone in place: a graph knows them by address.
-
-    One that was not there before becomes 0, as which a velocity goes on as none does: momentum * 0 + gradient.
-    """
+    """What is done to these tensors, and torch's random state, is undone in place: a graph knows them by address."""
     before = {id(tensor): tensor.detach().clone() for tensor in tensors()}
-    cpu, cuda = torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    yield
+    with torch.random.fork_rng({tensor.device for tensor in before.values() if tensor.device.type == "cuda"}):
+        yield
     with torch.no_grad():
         for tensor in tensors():
-            if id(tensor) in before:
-                tensor.copy_(before[id(tensor)])
-            else:
-                tensor.zero_()
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state(cuda)
+            tensor.copy_(before.get(id(tensor), torch.zeros_like(tensor)))  # from 0 a new velocity goes on as from none
 
 
 def _through_compiled_blocks(network: ResidualNetwork, block_of: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -238,19 +207,8 @@ def _compiled_block(deterministic: bool) -> Callable[..., Tensor]:
     return torch.compile(lambda block, x: block(x), dynamic=False, options=options)
 
 
-def _compiles(device: torch.device, precision: str) -> bool:
-    """False, announced, for what torch's compiler refuses: then it would compile nothing more in this process."""
-    if device.type != "cuda" or precision != "bfloat16" or torch.cuda.is_bf16_supported(False):
-        return True
-    _announce("this GPU has no bfloat16 of its own, the step runs without torch.compile")
-    return False
-
-
-@functools.cache
-def _announce(message: str) -> None:
+def _announce(message: str, error: Exception) -> None:
     """Once a process."""
-    log.warning("%s", message)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    if message not in announced:
+        announced.add(message)
+        log.warning("%s: %s", message, str(error).strip().partition("\n")[0])
