@@ -259,7 +259,8 @@ def test_a_worker_that_does_not_see_the_stores_folder_makes_none(tmp_path):
 @pytest.mark.parametrize("taker", ["this thread", "another"])
 def test_ctrl_c_waits_for_a_worker_that_starts(taker):
     """Whichever thread the system gives the signal to, Python answers it in the main one, masked or not."""
-    other = threading.Thread(target=time.sleep, args=(1,), daemon=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    other = threading.Thread(target=time.sleep, args=(2,), daemon=True)
     other.start()  # before the mask, which it would inherit
     thread = other if taker == "another" else threading.main_thread()
     done = []
@@ -267,11 +268,14 @@ def test_ctrl_c_waits_for_a_worker_that_starts(taker):
     def start():
         with _without_interrupts():
             signal.pthread_kill(thread.ident, signal.SIGINT)
-            time.sleep(0.1)
+            time.sleep(1)  # in which the signal comes
             done.append("started")
 
-    with pytest.raises(KeyboardInterrupt):
-        start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done == ["started"]
 
 
