@@ -19,12 +19,14 @@ def block_index(blocks: int) -> Array:
 
 
 def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
-    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; may be inf. [paper]"""
+    """Skip path's second moment (1 + alpha^2)^(l - 1) at block l without BN, [d]. [paper]; alpha not 1 [derived]"""
     with np.errstate(over="ignore"):
         return (1 + np.square(np.float64(number("alpha", alpha)))) ** (block_index(blocks) - 1)
 
 
-batchnorm_skip_second_moment = block_index  # l on the skip path at block l, with BN on the branch [paper]
+def batchnorm_skip_second_moment(blocks: int) -> Array:
+    """Second moment l of the skip path at block l with BN on the branch, shape [d]. [paper]"""
+    return block_index(blocks)
 
 
 def batchnorm_branch_share(blocks: int) -> Array:
