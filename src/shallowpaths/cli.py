@@ -19,6 +19,7 @@ from shallowpaths.training.config import CHOICES, RunConfig
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
 DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
+LANES_HELP = "Runs that differ in rate and seed alone, trained as one. Pays where `shallowpaths bench` says so."
 WORKERS_HELP = "Processes that decode an imagefolder's images; 0: the one that trains."
 CLUSTER_HELP = (
     'A Ray cluster: HOST:PORT, "auto" for the one around this machine, "local" to start one. All its machines need '
@@ -84,7 +85,7 @@ def _run_options(command: Callable) -> Callable:
 @click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), or give --learning-rate.")
 @_data_folder
 @_workers
-@click.option("--store", help="Keep the record in this .jsonl file, or in this folder.")
+@click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
 def train(store: str | None, data_folder: Path | None, workers: int, **settings: Any) -> None:
     """Train one network and print its record."""
     given = {name: value for name, value in settings.items() if value is not None}
@@ -99,10 +100,10 @@ def train(store: str | None, data_folder: Path | None, workers: int, **settings:
 
 @main.command("sweep")
 @click.argument("plan", metavar="PLAN")
-@click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
+@click.option("--store", type=click.Path(), help="Folder, or .jsonl file, of the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
-@click.option("--lanes", type=COUNT, default=1, help="Runs that differ in rate and seed, as one: see `bench`.")
+@click.option("--lanes", type=COUNT, default=1, help=LANES_HELP)
 @_workers
 @click.option("--device", type=DEVICE, help="Instead of the plan's.  [default: the plan's]")
 @_data_folder

@@ -47,7 +47,10 @@ def batchnorm_squared_mean(blocks: int, activation: str = "linear") -> Array:
 
 
 def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
-    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]"""
+    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]
+
+    Alone it divides the branch's second moment by d, as alpha = 1 / sqrt(d) does. [derived]
+    """
     whole("blocks", blocks)
     whole("layers_per_block", layers_per_block, at_least=2)
     return float(blocks) ** (-1 / (2 * layers_per_block - 2))
