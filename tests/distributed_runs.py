@@ -65,8 +65,10 @@ def refused(function, *arguments, **named):
 
 
 def refusals(config):
+    unread = config.replace(data="imagefolder")  # of a folder that is not there, if it were read first
     return {
-        "batch": refused(train.train, config.replace(batch_size=33)),
+        "batch": refused(train.train, unread.replace(batch_size=33), "nowhere"),
+        "plan": refused(sweep, [unread, config.replace(batch_size=33)], data_folder="nowhere"),
         "lanes": refused(train.train_lanes, [config, config.replace(seed=1)]),
         "sweep": refused(sweep, [config], processes=2),
         "mps": refused(distributed.own_device, torch.device("mps")),

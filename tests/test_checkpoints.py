@@ -299,6 +299,14 @@ def test_a_damaged_checkpoint_is_refused(saved):
         resume(saved)
 
 
+@pytest.mark.parametrize("part", ["configs", "versions", "position", "states", "generators"])
+def test_a_checkpoint_without_one_of_its_parts_is_refused(saved, part):
+    content = torch.load(saved, weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != part}, saved)
+    with pytest.raises(ValueError, match="no checkpoint of this package"):
+        resume(saved)
+
+
 def test_a_checkpoint_with_any_byte_flipped_is_refused_or_the_same(saved):
     """torch itself reads a flipped weight as if nothing were wrong; the check sums of the archive's parts find it."""
     whole, places = saved.read_bytes(), random.Random(0)

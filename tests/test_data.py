@@ -180,6 +180,48 @@ def test_a_missing_file_without_network_names_the_folder(cifar_folder):
     assert str(cifar_folder) in str(error.value)
 
 
+def test_without_a_home_folder_the_default_is_named(monkeypatch):
+    monkeypatch.delenv(data.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr("pathlib.Path.expanduser", _no_home)
+    with pytest.raises(ValueError, match=r"CIFAR-10 in ~/.cache/shallowpaths cannot be read: .*home"):
+        data.load("cifar10")
+
+
+def _no_home(*_):
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_files_that_cannot_be_read_are_named(cifar_folder, monkeypatch):
+    def forbidding(path, _md5):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(import_torchvision("datasets").utils, "check_integrity", forbidding)
+    with pytest.raises(ValueError, match=r"CIFAR-10 in .* cannot be read: .*Permission denied: .*data_batch_1"):
+        data.load("cifar10", folder=cifar_folder)
+
+
+@pytest.mark.parametrize("fraction", [math.nan, -0.1, 1, "half"])
+def test_a_fraction_that_is_none_is_refused(fraction):
+    with pytest.raises(ValueError, match="at least 0 and below 1"):
+        data.load("digits").hold_out(fraction)
+
+
+def test_a_second_split_would_lose_the_first():
+    with pytest.raises(ValueError, match="already"):
+        data.load("digits").hold_out(0.2).hold_out(0.2)
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.99999])
+def test_an_empty_split_is_refused(fraction):
+    with pytest.raises(ValueError, match="to validate on"):
+        data.load("digits").hold_out(fraction)
+
+
+def test_images_of_many_channels_are_refused():
+    with pytest.raises(ValueError, match="5 channels"):
+        cropper(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), 1, *torch.ones(2, 5, 1, 1))
+
+
 def test_an_unknown_data_set_lists_the_known_ones():
     with pytest.raises(ValueError, match="digits, cifar10, cifar10-16x16"):
         data.load("imagenet")

@@ -128,8 +128,8 @@ def test_the_command_keeps_and_prints_one_record(found, folder):
 def test_what_several_processes_cannot_do_is_refused(found):
     for process in found:
         words = process["refusals"]
-        assert "batch_size 33" in words["batch"]
-        assert "2 processes" in words["batch"]
+        for what in ("batch", "plan"):
+            assert "batch_size 33 cannot be shared among 2 processes" in words[what], "before anything is read or trained"
         assert "one run on many" in words["lanes"]
         assert "processes 2, cluster None: torchrun" in words["sweep"]
         assert "mps" in words["mps"]

@@ -262,6 +262,7 @@ def constant(**_):
         (lambda: Explorer("t", [Control("d", "d", [1])], constant, start={"d": 3}), "cannot start at 3"),
         (lambda: Explorer("t", [Control("d", "d", [1])], constant).picture(e=1), "no control ['e']"),
         (lambda: Series("line", "line", [1], [1]), "kind 'line' is unknown"),
+        (lambda: Series("theory", "line", [1], [1, 2]), "columns of 'line' have lengths [1, 2]"),
         (lambda: explorers.signal_explorer(["batchnrom"]), "did you mean 'batchnorm'?"),
         (lambda: explorers.signal_explorer(["batchnorm"], ["skip"]), "quantity 'skip' is unknown"),
         (lambda: explorers.signal_explorer(start={"depth": 3}), "start names ['depth']"),

@@ -33,6 +33,10 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_printed_it_says_its_ghost_batch():
+    assert repr(GhostBatchNorm(4, 2)).endswith("ghost_batch=2)")
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [2, 3, 4, 64])
 @pytest.mark.parametrize("momentum", [0.1, 1.0, None])

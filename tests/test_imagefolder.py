@@ -162,7 +162,13 @@ def no_image(file):
     file.write_text("not found")
 
 
-BAD = {"truncated": truncate, "RGBA": transparent, "I;16": deep, "cannot identify": no_image}
+def unreachable(file):
+    """As in a folder without permission: its size is not to be had either."""
+    file.unlink()
+    file.symlink_to("x" * 300)
+
+
+BAD = {"truncated": truncate, "RGBA": transparent, "I;16": deep, "cannot identify": no_image, "too long": unreachable}
 
 
 @pytest.mark.parametrize("reason", BAD)

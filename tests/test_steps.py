@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from pretended_cuda import pretended_cuda
 from shallowpaths import data
 from shallowpaths._device import arithmetic
 from shallowpaths.training.config import RunConfig
@@ -90,6 +91,15 @@ def test_resident_images_are_used_only_where_there_is_augmentation():
     images, labels = run.step.batch(order, offsets, flips)
     assert torch.equal(images, digits.standardize(digits.train_images[order]))
     assert torch.equal(labels, digits.train_labels[order])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("native", [True, False])
+def test_for_a_gpu_without_bfloat16_of_its_own_nothing_is_compiled(native, monkeypatch):
+    with pretended_cuda(monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: native)
+        run = Run(CONNECTED.replace(precision="bfloat16"), data.load("digits", "cuda"), options=StepOptions(compiled=True))
+        assert (run.step.forward is run.network) == (not native)
 
 
 def test_a_cpu_does_not_compile_by_itself():

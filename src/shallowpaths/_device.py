@@ -12,7 +12,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", 
 
 
 def resolve_device(name: str | torch.device | None = "auto") -> torch.device:
-    """The device called `name`, if this machine has it; "auto" or None: CUDA where it is, then MPS, then the CPU."""
+    """The device called `name`, or a ValueError; "auto" or None: CUDA where it is, then MPS, then the CPU."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = str("auto" if name is None else name)
     kind = wanted.partition(":")[0]

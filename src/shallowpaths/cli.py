@@ -19,9 +19,14 @@ from shallowpaths.training.config import CHOICES, RunConfig
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 120}
 DEVICE, COUNT, PATH = click.Choice(CHOICES["device"]), click.IntRange(min=1), click.Path(path_type=Path)
 DATA_HELP = "Where CIFAR-10's files are, or shall be downloaded to; an imagefolder, with train and val."
-CLUSTER_HELP = 'A Ray cluster: HOST:PORT, "auto" for the one around this machine, "local" to start one; see the README.'
+LANES_HELP = "Runs that differ in rate and seed alone, trained as one. Pays where `shallowpaths bench` says so."
+WORKERS_HELP = "Processes that decode an imagefolder's images; 0: the one that trains."
+CLUSTER_HELP = (
+    'A Ray cluster: HOST:PORT, "auto" for the one around this machine, "local" to start one. All its machines need '
+    "shallowpaths[cluster], and the images in the same --data-folder, a full path."
+)
 _data_folder = click.option("--data-folder", type=PATH, help=DATA_HELP)
-_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that decode images.")
+_workers = click.option("--workers", type=click.IntRange(min=0), default=0, help=WORKERS_HELP)
 
 
 class _Commands(click.Group):
@@ -77,10 +82,10 @@ def _run_options(command: Callable) -> Callable:
 
 @main.command()
 @_run_options
-@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum); or --learning-rate.")
+@click.option("--effective-learning-rate", type=float, help="learning rate / (1 - momentum), or give --learning-rate.")
 @_data_folder
 @_workers
-@click.option("--store", help="Keep the record in this .jsonl file, or in this folder.")
+@click.option("--store", type=click.Path(), help="Keep the record in this .jsonl file, or in this folder.")
 def train(store: str | None, data_folder: Path | None, workers: int, **settings: Any) -> None:
     """Train one network and print its record."""
     given = {name: value for name, value in settings.items() if value is not None}
@@ -95,10 +100,10 @@ def train(store: str | None, data_folder: Path | None, workers: int, **settings:
 
 @main.command("sweep")
 @click.argument("plan", metavar="PLAN")
-@click.option("--store", help="Folder, or .jsonl file, that keeps the records. Needed unless --dry-run.")
+@click.option("--store", type=click.Path(), help="Folder, or .jsonl file, of the records. Needed unless --dry-run.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would run and what that is predicted to cost.")
 @click.option("--processes", type=COUNT, help="Runs at a time.  [default: one per processor core, on a GPU 1]")
-@click.option("--lanes", type=COUNT, default=1, help="Runs that differ in rate and seed alone, trained as one.")
+@click.option("--lanes", type=COUNT, default=1, help=LANES_HELP)
 @_workers
 @click.option("--device", type=DEVICE, help="Instead of the plan's.  [default: the plan's]")
 @_data_folder
@@ -139,7 +144,8 @@ def list_records(store: Path, best: int | None) -> None:
     """Show what the runs in STORE say: a line for each setting and rate, and the best rate of each setting.
 
     STORE is a sweep's folder or file, or "shipped" for the records that come with the package. Rates are chosen by
-    validation accuracy where the runs have a validation split, else by training loss.
+    validation accuracy where the runs have a validation split, else by training loss. Runs of the paper's depth table
+    are shown beside the paper's own numbers.
     """
     from shallowpaths.experiments import tables
     from shallowpaths.experiments.store import FILE_NAME, SHIPPED, load_records, shipped_records

@@ -158,7 +158,7 @@ def load_folder(
     digest = hashlib.sha256()
     for name in itertools.chain(train[0].tolist(), test[0].tolist()):
         path = root / os.fsdecode(name)
-        digest.update(name + f" {path.stat().st_size if path.exists() else -1}\n".encode())
+        digest.update(name + f" {path.stat().st_size if os.access(path, os.F_OK) else -1}\n".encode())
     nothing, as_it_is = (train[0][:0], train[1][:0]), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
     known = len(classes), 0, True, digest.hexdigest(), root, size, skip, augment, workers
     data = FolderDataset("imagefolder", *train, *test, *nothing, *as_it_is, *known)
@@ -177,7 +177,7 @@ def _listed(root: Path, part: str, skip: bool) -> tuple[list[str], np.ndarray, T
     try:
         found = import_torchvision("datasets").ImageFolder(folder, allow_empty=True)
     except OSError as error:
-        raise ValueError(f"{folder} is no folder of a folder for each class: {error.strerror or error}") from error
+        raise ValueError(f"{folder} is no folder of folders of images: {error.strerror or error}") from error
     names = [os.fsencode(Path(path).relative_to(root)) for path, _ in found.samples]
     for name in sorted({*found.classes} - {found.classes[label] for label in found.targets}):
         _refuse_or_skip(f"the class {folder / name} has no image, or may not be read", skip)

@@ -32,7 +32,10 @@ def load(name: str, device: torch.device | str = "cpu", folder: str | os.PathLik
     if name == "digits":
         return _digits().to(device)
     where = folder or os.environ.get(FOLDER_VARIABLE) or "~/.cache/shallowpaths"
-    cifar = _cifar10(Path(where).expanduser().resolve())
+    try:
+        cifar = _cifar10(Path(where).expanduser().resolve())
+    except (OSError, RuntimeError) as error:  # pathlib raises the latter where there is no home folder
+        raise ValueError(f"CIFAR-10 in {where} cannot be read: {error}") from error
     return (cifar if name == "cifar10" else _halved(cifar)).to(device)
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shallowpaths.theory.checks import number
+
 SPLIT_SEED = 2002_10444  # which digits are for testing, which images for validation: the same in every run
 Batch = tuple[Tensor, Tensor]  # standardized images, float32 [B, C, H, W], and labels, int64 [B]
 
@@ -81,10 +83,16 @@ class Dataset:
 
     def hold_out(self, fraction: float) -> Self:
         """Move a fraction of the training images, always the same ones, to the validation split."""
+        number("validation", fraction, at_least=0, below=1)
+        if len(self.validation_images):
+            raise ValueError("this data set has a validation split already: hold out from the whole one")
         if fraction == 0:
             return self
-        count = round(fraction * len(self.train_images))
-        order = torch.randperm(len(self.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        images = len(self.train_images)
+        count = round(fraction * images)
+        if not 0 < count < images:
+            raise ValueError(f"validation {fraction}: of {images} training images that leaves {count} to validate on")
+        order = torch.randperm(images, generator=torch.Generator().manual_seed(SPLIT_SEED))
         held, kept = ((self.train_images[part], self.train_labels[part]) for part in (order[:count], order[count:]))
         names = "train_images", "train_labels", "validation_images", "validation_labels"
         return dataclasses.replace(self, **dict(zip(names, kept + held, strict=True)))
@@ -100,6 +108,8 @@ def cropper(images: Tensor, padding: int, mean: Tensor, std: Tensor) -> Callable
     `Dataset.standardize`, float32 [B, C, H, W] in torch.channels_last.
     """
     channels, height, width = images.shape[1:]
+    if channels > 4:
+        raise ValueError(f"images with {channels} channels: at most 4 fit into one number a pixel")
     room = 1 if channels == 1 else 4  # bytes a pixel
     padded = F.pad(images.permute(0, 2, 3, 1), (0, room - channels, *[padding] * 4)).contiguous()
     padded_height, padded_width = padded.shape[1:3]

@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 def summarise(records: Iterable[RunRecord], best: int | None = None) -> Point:
-    """A setting's Point, accuracy of the `best` so many runs, or all. Raises ValueError: no record, `best` below 1."""
+    """A setting's Point, its accuracy of all runs, or the `best` so many (5 of 7 [protocol]). ValueError: no record."""
     if not (runs := list(records)):
         raise ValueError("there is no record to summarise")
     if best is not None and best < 1:

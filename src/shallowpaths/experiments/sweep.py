@@ -53,6 +53,8 @@ def sweep(
         said = "torchrun's processes share each run, leave all three out"
         raise ValueError(f"lanes {lanes}, processes {processes}, cluster {cluster}: {said}")
     wanted = check(configs, elsewhere=cluster is not None)
+    for config in wanted:
+        distributed.share(config.batch_size)  # refuses, before any run, what torchrun's processes cannot share
     with contextlib.ExitStack() as stack:
         kept = None if store is None or not distributed.is_first() else stack.enter_context(Store(store))
         done = distributed.from_first({record.config.key: record for record in kept.load()} if kept else {})

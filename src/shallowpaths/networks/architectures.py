@@ -50,7 +50,7 @@ class ResNetV2(ResidualNetwork):
             return nn.Sequential(conv(channels, 64, 7, 2, padding=3), nn.MaxPool2d(3, 2, padding=1))
 
         def branch(conv: Layer, inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            inner = outputs // 4
+            inner = outputs // 4  # a bottleneck puts out four times the channels of its 3x3
             return [conv(inputs, inner, 1), conv(inner, inner, 3, stride, padding=1), conv(inner, outputs, 1)]
 
         run = (width, recipe, classes, dropout, generator, ghost_batch)

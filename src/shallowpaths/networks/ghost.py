@@ -36,6 +36,10 @@ class GhostBatchNorm(nn.BatchNorm2d):
             self._move_averages(means, variances)
         return normalized
 
+    def extra_repr(self) -> str:
+        """As torch's, with the ghost batch."""
+        return f"{super().extra_repr()}, ghost_batch={self.ghost_batch}"
+
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002, torch's name: this class takes [N, C] too
         if input.ndim < 2:
             raise ValueError(f"an input of shape {tuple(input.shape)} has no channels: [N, C, ...] is expected")

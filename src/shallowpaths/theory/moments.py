@@ -19,12 +19,14 @@ def block_index(blocks: int) -> Array:
 
 
 def scaled_skip_second_moment(blocks: int, alpha: float = 1.0) -> Array:
-    """Second moment (1 + alpha^2)^(l - 1) of the skip path at block l without BN, shape [d]; may be inf. [paper]"""
+    """Skip path's second moment (1 + alpha^2)^(l - 1) at block l without BN, [d]. [paper]; alpha not 1 [derived]"""
     with np.errstate(over="ignore"):
         return (1 + np.square(np.float64(number("alpha", alpha)))) ** (block_index(blocks) - 1)
 
 
-batchnorm_skip_second_moment = block_index  # l on the skip path at block l, with BN on the branch [paper]
+def batchnorm_skip_second_moment(blocks: int) -> Array:
+    """Second moment l of the skip path at block l with BN on the branch, shape [d]. [paper]"""
+    return block_index(blocks)
 
 
 def batchnorm_branch_share(blocks: int) -> Array:
@@ -45,7 +47,10 @@ def batchnorm_squared_mean(blocks: int, activation: str = "linear") -> Array:
 
 
 def fixup_layer_scale(blocks: int, layers_per_block: int = 2) -> float:
-    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]"""
+    """Fixup's factor d^(-1 / (2 m - 2)) on the He weights of the first m - 1 of a branch's m layers. [paper]
+
+    Alone it divides the branch's second moment by d, as alpha = 1 / sqrt(d) does. [derived]
+    """
     whole("blocks", blocks)
     whole("layers_per_block", layers_per_block, at_least=2)
     return float(blocks) ** (-1 / (2 * layers_per_block - 2))

@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
             if archive.testzip() is not None:  # torch writes each part's check sum, and does not look at it
                 raise ValueError("a part is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
+        if content["format"] != FORMAT or {"configs", "versions", "position", "states", "generators"} - content.keys():
             raise ValueError("another format")
     except BAD as error:
         reasons = "is no checkpoint of this package and version, or is damaged, or holds code, which none ever does"

@@ -39,7 +39,7 @@ class RunConfig:
         depth: n, which gives d = (n - 4) / 2 residual blocks.
         width: factor k on a ResNet's channels, or the ResidualMLP's number of units.
         data: "digits" (8 x 8 grey, of scikit-learn), "cifar10", "cifar10-16x16" (2 x 2 pixels averaged), "imagefolder".
-        image_size: pixels that an imagefolder's images are cropped to; 224 if not given. Other data has its own.
+        image_size: pixels that an imagefolder is resized and cropped to; 224 if not given. Other data has its own.
         bad_images: "refuse" or "skip" an imagefolder's images that cannot be read as colours, and empty classes.
         epochs: the budget, as passes over the training split; 5 if neither epochs nor steps is given.
         steps: the budget, as optimizer steps, instead of epochs.
@@ -54,7 +54,7 @@ class RunConfig:
         warmup_epochs: epochs at the start over which the rate rises in equal steps to the schedule's.
         dropout: rate before the classifier, for recipes that have dropout.
         augment: random crop and, but for digits, flip.
-        curvature_images: training images whose curvature and gradient noise each epoch begins with; 0: none.
+        curvature_images: training images on which each epoch first measures curvature and gradient noise; 0: none.
         validation: fraction of the training set held out to choose rates on; 0 trains on everything.
         seed: initialization, order, augmentation and dropout all follow from it.
         precision: "float32" or "bfloat16" (autocast; weights and statistics stay float32).
@@ -141,8 +141,9 @@ class RunConfig:
         single = self.network == "residual-mlp" or (self.network == "resnet50-v2" and (self.image_size or 0) <= 32)
         if chunk == 1 and single and get_recipe(self.recipe).normalizes_end:
             ghosts = "" if self.ghost_batch is None else f" in ghost batches of {self.ghost_batch}"
-            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network} an image's one value"
-            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said} has no variance: take at least 2 together")
+            said = f"recipe {self.recipe!r} has batch normalization, and in this {self.network}"
+            said = f"{said} an image's one value has no variance: take at least 2 images together"
+            raise ValueError(f"batch_size {self.batch_size}{ghosts}: {said}")
         return left
 
     @property

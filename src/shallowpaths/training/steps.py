@@ -71,6 +71,9 @@ class Step:
         self.options, self.precision, self.make = options, config.precision, data.maker(config.augment)
         self.optimizer = make_optimizer(network, config)
         compiled = options.compiled and isinstance(network, ResidualNetwork)
+        if compiled and (self.device.type, self.precision) == ("cuda", "bfloat16") and not torch.cuda.is_bf16_supported(False):
+            _announce("the step runs without torch.compile", RuntimeError("this GPU has no bfloat16 of its own"))
+            compiled = False  # tried, and refused, torch's compiler would compile nothing more in this process
         block_of = _compiled_block(options.deterministic) if compiled else None
         self.forward = functools.partial(_through_compiled_blocks, network, block_of) if compiled else network
         shared = distributed.joined()

@@ -74,6 +74,7 @@ def train_lanes(
         check_lanes(configs)
     distributed.join()
     device = distributed.own_device(resolve_device(configs[0].device))
+    distributed.share(configs[0].batch_size)  # refuses what cannot be shared
     configs = [config.replace(device=device.type) for config in configs]
     first, lanes, one, path = configs[0], len(configs), len(configs) == 1, None
     if lanes > 1 and distributed.joined():

@@ -40,7 +40,10 @@ class Series:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, KINDS)
-        columns = np.array([getattr(self, name) for name in KINDS[self.kind]], dtype=float)
+        columns = [np.asarray(getattr(self, name), dtype=float) for name in KINDS[self.kind]]
+        if len({column.shape for column in columns}) > 1:
+            raise ValueError(f"the columns of {self.name!r} have lengths {[column.size for column in columns]}")
+        columns = np.array(columns)
         for name, column in zip(KINDS[self.kind], columns[:, np.isfinite(columns).all(axis=0)], strict=True):
             object.__setattr__(self, name, column)
 
