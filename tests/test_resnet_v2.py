@@ -120,7 +120,7 @@ def test_other_depths_are_refused(depth):
 
 def test_one_value_a_channel_has_no_variance():
     config = RunConfig(network="resnet50-v2", depth=50, batch_size=1)
-    with pytest.raises(ValueError, match="take at least 2 together"):
+    with pytest.raises(ValueError, match="take at least 2 images together"):
         config.split(1437)
     assert config.replace(recipe="skipinit").split(1437) == 1437
     assert config.replace(data="imagefolder").split(1437) == 1437, "224 pixels are 7 x 7 at the end"
