@@ -69,7 +69,10 @@ def paper_rows(records: Iterable[RunRecord]) -> list[tuple[str, ...]]:
             rates = f"2^{paper.best} (2^{paper.lowest}..2^{paper.highest})"
         if cell.point is not None:
             ours = _percent(cell.point)
-            rate = f"2^{math.log2(best.effective_rate):.3g}" + "*" * bool(best.on_edge)
+            power = math.log2(best.effective_rate)
+            whole = math.isclose(power, round(power), abs_tol=1e-6)
+            rate = f"2^{power:.0f}" if whole else f"{best.effective_rate:.3g}"
+            rate += "*" * bool(best.on_edge)
         row = paper.method, str(paper.depth), theirs, rates, ours, rate, str(len(cell.runs)), cell.outcome, cell.verdict
         rows.append(row)
     return rows
