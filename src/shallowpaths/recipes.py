@@ -20,7 +20,7 @@ class Recipe:
     normalization: where batch normalization stands: "none"; "branch" (before each layer of the branch and before the
         classifier); "branch and skip" (also after each addition); "end" (before the classifier only).
     alpha: initial value of SkipInit's scalar at the end of each branch: a number, "1/sqrt(d)" with d the number of
-        residual blocks, or None for no scalar at all. learns_alpha: False freezes it there.
+        residual blocks, or None for no scalar at all.
     zero_gamma: end each branch in one more batch normalization, its last operation, whose scale starts at 0.
     biases: a bias after each layer of the branch. dropout: before the classifier, at the run's rate.
     fixup: parts of Fixup (Zhang et al. 2019), out of FIXUP_PARTS. skip_path: False leaves a plain deep network.
@@ -29,7 +29,6 @@ class Recipe:
     name: str
     normalization: str = "none"
     alpha: float | str | None = None
-    learns_alpha: bool = True
     output_scale: float = 1.0
     zero_gamma: bool = False
     biases: bool = False

@@ -20,10 +20,10 @@ Layer = Normalization = Callable[..., nn.Module]
 class Scale(nn.Module):
     """Multiply by one number: SkipInit's alpha, or Fixup's multiplier."""
 
-    def __init__(self, initial: float, learns: bool = True):
+    def __init__(self, initial: float):
         super().__init__()
         self.initial = initial
-        self.alpha = nn.Parameter(torch.empty(()), requires_grad=learns)
+        self.alpha = nn.Parameter(torch.empty(()))
 
     def reset_parameters(self) -> None:
         nn.init.constant_(self.alpha, self.initial)
@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
         before = [_preactivation(layer.weight.shape[1], recipe, on_branch, activation) for layer in layers]
         self.preactivations, self.layers, self.shortcut = nn.ModuleList(before), nn.ModuleList(layers), shortcut
         alpha = 1.0 if "scalar multiplier" in recipe.fixup else recipe.initial_alpha(blocks)
-        scale = nn.Identity() if alpha is None else Scale(alpha, recipe.learns_alpha)
+        scale = nn.Identity() if alpha is None else Scale(alpha)
         self.scale = normalization(outputs) if recipe.zero_gamma else scale
         self.addition = ResidualAddition(recipe.output_scale, recipe.skip_path)
         self.norm_after = normalization(outputs) if recipe.normalizes_skip else nn.Identity()
